@@ -1,0 +1,854 @@
+"""LeNet from scratch: a convolutional net in NumPy, trained by SGD with momentum.
+
+This is the whole of CMU 10-601's homework 7 (spring 2017) in one module, in the order in which one would
+explain it: data, parameters, layers (each forward beside its backward), loss, network, solver, gradient check.
+Section and equation numbers in the docstrings are the handout's.
+
+Shapes are written the same way everywhere:
+
+    n                number of images (columns)
+    h, w, c          height, width and channels of a feature map
+    (h*w*c, n)       `data` and `diff` of every layer: one column is one image, flattened from (h, w, c)
+    (h, w, c, n)     the same array, reshaped (a view): the batch is the last, contiguous axis
+
+An input or output of a layer is a dict with `height`, `width`, `channel`, `batch_size` and `data`; on the way
+back it also holds `diff`, the gradient of the loss with respect to `data`. The network is a dict `layers` with
+the integer keys 1..l, its parameters a dict `params` whose key i-1 holds the {'w': ..., 'b': ...} of layer i.
+
+No function changes its arguments.
+"""
+
+import concurrent.futures
+import ctypes
+import os
+import pathlib
+
+import numpy as np
+import scipy.io
+from numpy.lib.stride_tricks import sliding_window_view
+
+MNIST_FILE = pathlib.Path(__file__).resolve().parent / 'mnist_all.mat'
+
+# ---------------------------------------------------------------------------------------------------------------
+# Data
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def load_mnist(fullset=True, dtype=np.float64, rng=np.random):
+    """Load MNIST from `mnist_all.mat`, which lies beside this module, and shuffle it (section 1, instructions).
+
+    fullset  True for all images; False for the first twentieth of each of the three parts
+    dtype    float type of the images
+    rng      what shuffles: `np.random` (the global generator) or a `np.random.RandomState`
+
+    Returns [xtrain, ytrain, xvalidate, yvalidate, xtest, ytest]. An x is (784, m) with pixels in [0, 1], a y is
+    (m,) with the digits 0..9; m is 50,000, 10,000 and 10,000, or 2,500, 500 and 500.
+    Raises FileNotFoundError if there is no such file, ValueError if it is damaged or not MNIST.
+    """
+    variables = _read_mnist_file(MNIST_FILE)
+    train_order, test_order = np.arange(60000), np.arange(10000)
+    rng.shuffle(train_order)
+    rng.shuffle(test_order)
+    result = []
+    for part, order in (('train', train_order[10000:]), ('train', train_order[:10000]), ('test', test_order)):
+        if not fullset:
+            order = order[:len(order) // 20]
+        digits = [variables[f'{part}{digit}'] for digit in range(10)]
+        images = np.concatenate(digits)[order]
+        labels = np.repeat(np.arange(10), [len(rows) for rows in digits])[order]
+        result += [np.divide(images, 255, dtype=dtype).T, labels]
+    return result
+
+
+def _read_mnist_file(path):
+    """The variables train0..train9 and test0..test9 of the MAT-file: uint8, one row of 784 pixels an image."""
+    try:
+        variables = scipy.io.loadmat(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{path}: no such file; it should hold MNIST as train0..train9, test0..test9') from None
+    except MemoryError:
+        raise
+    except Exception as error:  # scipy raises whatever a damaged file happens to trip over
+        raise ValueError(f'{path}: not a readable MAT-file ({type(error).__name__}: {error})') from None
+    for part, total in (('train', 60000), ('test', 10000)):
+        for digit in range(10):
+            name = f'{part}{digit}'
+            if name not in variables:
+                raise ValueError(f'{path}: variable {name} is missing; expected train0..train9 and test0..test9')
+            found = variables[name]
+            if found.dtype != np.uint8 or found.ndim != 2 or found.shape[1] != 784:
+                raise ValueError(f'{path}: variable {name} is {found.dtype} of shape {found.shape}; '
+                                 'expected uint8 of shape (images, 784)')
+        found = sum(len(variables[f'{part}{digit}']) for digit in range(10))
+        if found != total:
+            raise ValueError(f'{path}: variables {part}0..{part}9 hold {found} images; expected {total}')
+    return variables
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Layers as data, and their parameters
+# ---------------------------------------------------------------------------------------------------------------
+
+# The keys of each type of layer, and the least value that makes sense for those that are whole numbers.
+LAYER_KEYS = {
+    'DATA': {'height': 1, 'width': 1, 'channel': 1, 'batch_size': 1},
+    'CONV': {'num': 1, 'k': 1, 'stride': 1, 'pad': 0, 'group': 1},
+    'POOLING': {'k': 1, 'stride': 1, 'pad': 0},
+    'IP': {'num': 1, 'init_type': None},
+    'RELU': {},
+    'LOSS': {'num': 2},
+}
+
+
+def init_convnet(layers, dtype=np.float64, rng=np.random):
+    """Draw the first parameters of a network (section 5.4.1).
+
+    layers  dict, key i in 1..l is layer i
+    dtype   float type of the parameters
+    rng     what draws: `np.random` (the global generator) or a `np.random.RandomState`
+
+    Returns params: dict, key i-1 is {'w': ..., 'b': ...} of layer i, two empty arrays for a layer without any.
+    Weights lie within +-sqrt(3 / (h*w*c)) of 0, where (h, w, c) is the layer's input feature map (for an inner
+    product with `init_type` 'gaussian' that is their standard deviation); biases are 0. With two or more layers
+    whose scales differ this way, signals neither grow nor die on their way up.
+    Raises ValueError for layers that do not make a network.
+    """
+    maps = feature_map_shapes(layers)
+    params = {}
+    for i, (w_shape, b_shape) in _param_shapes(layers, maps).items():
+        scale = np.sqrt(3 / np.prod(maps[i]))
+        if not w_shape:
+            w = np.array([])
+        elif layers[i + 1].get('init_type') == 'gaussian':
+            w = scale * rng.randn(*w_shape)
+        else:
+            w = 2 * scale * rng.rand(*w_shape) - scale
+        params[i] = {'w': w.astype(dtype), 'b': np.zeros(b_shape or 0, dtype)}
+    return params
+
+
+def feature_map_shapes(layers):
+    """Shape (h, w, c) of what each layer gives out: dict, keys 1..l-1 as in `layers` (section 2).
+
+    This is where the layers are checked. Raises ValueError for a first layer that is not DATA or a last one that
+    is not LOSS, an unknown or missing type or key, a value out of range, windows that do not tile their input.
+    """
+    if not isinstance(layers, dict) or sorted(layers, key=str) != sorted(range(1, len(layers) + 1), key=str):
+        raise ValueError(f'layers has the keys {list(layers)}; expected a dict with the integers 1, 2, ..., l')
+    last = len(layers)
+    for i in range(1, last + 1):
+        _check_layer(i, layers[i])
+    for i, expected in ((1, 'DATA'), (last, 'LOSS')):
+        if layers[i]['type'] != expected:
+            raise ValueError(f"layer {i} has type {layers[i]['type']!r}; expected {expected!r}")
+    for i in range(2, last):
+        if layers[i]['type'] in ('DATA', 'LOSS'):
+            raise ValueError(f"layer {i} has type {layers[i]['type']!r}; that is for the first or the last layer")
+    height, width, channel = (layers[1][key] for key in ('height', 'width', 'channel'))
+    maps = {1: (height, width, channel)}
+    for i in range(2, last):
+        layer = layers[i]
+        try:
+            if layer['type'] == 'CONV':
+                height, width = _output_size(height, width, layer)
+                _check_group(layer, channel)
+                channel = layer['num']
+            elif layer['type'] == 'POOLING':
+                _check_pool_pad(layer)
+                height, width = _output_size(height, width, layer)
+            elif layer['type'] == 'IP':
+                height, width, channel = 1, 1, layer['num']
+        except ValueError as error:
+            raise ValueError(f"layer {i} ({layer['type']}): {error}") from None
+        maps[i] = (height, width, channel)
+    return maps
+
+
+def _check_layer(i, layer):
+    """Raise ValueError unless layer i has a known type, just the keys of that type, and sensible values."""
+    kind = layer.get('type') if isinstance(layer, dict) else None
+    if kind not in LAYER_KEYS:
+        raise ValueError(f'layer {i} has type {kind!r}; expected one of {", ".join(LAYER_KEYS)}')
+    keys = LAYER_KEYS[kind]
+    for key in keys:
+        if key not in layer:
+            raise ValueError(f"layer {i} ({kind}) lacks the key {key!r}; expected {', '.join(['type', *keys])}")
+    for key, value in layer.items():
+        if key == 'type':
+            continue
+        if key not in keys:
+            raise ValueError(f"layer {i} ({kind}) has the unknown key {key!r}; "
+                             f"expected {', '.join(['type', *keys])}")
+        if key == 'init_type':
+            if value not in ('uniform', 'gaussian'):
+                raise ValueError(f"layer {i} ({kind}) has init_type {value!r}; expected 'uniform' or 'gaussian'")
+        elif not isinstance(value, (int, np.integer)) or value < keys[key]:
+            raise ValueError(f'layer {i} ({kind}) has {key} = {value!r}; '
+                             f'expected a whole number of at least {keys[key]}')
+
+
+def _output_size(height, width, layer):
+    """(h_out, w_out): how many windows fit down and across, (h + 2 pad - k) / stride + 1 (section 2.3)."""
+    k, stride, pad = layer['k'], layer['stride'], layer['pad']
+    counts = []
+    for axis, size in (('height', height), ('width', width)):
+        room = size + 2 * pad - k
+        if room < 0:
+            raise ValueError(f'the window k = {k} is larger than the padded {axis} {size + 2 * pad}')
+        if room % stride:
+            raise ValueError(f'windows with k = {k} and stride = {stride} do not tile the padded {axis} '
+                             f'{size + 2 * pad}: expected {size + 2 * pad} - k to be a multiple of stride')
+        counts.append(room // stride + 1)
+    return tuple(counts)
+
+
+def _check_group(layer, channel):
+    for name, value in (('channel', channel), ('num', layer['num'])):
+        if value % layer['group']:
+            raise ValueError(f"group = {layer['group']} does not divide {name} = {value}; expected a divisor")
+
+
+def _check_pool_pad(layer):
+    if layer['pad'] != 0:
+        raise ValueError(f"pooling has pad = {layer['pad']}; expected 0: the handout's pooling has no padding")
+
+
+def _param_shapes(layers, maps):
+    """Shapes of (w, b) by key of `params`: layer i's stand under i-1. () for a layer without parameters."""
+    shapes = {}
+    for i in range(2, len(layers) + 1):
+        layer, inputs = layers[i], int(np.prod(maps[i - 1]))
+        if layer['type'] == 'CONV':
+            rows = layer['k'] ** 2 * maps[i - 1][2] // layer['group']
+            shapes[i - 1] = (rows, layer['num']), (layer['num'],)
+        elif layer['type'] == 'IP':
+            shapes[i - 1] = (inputs, layer['num']), (layer['num'],)
+        elif layer['type'] == 'LOSS':
+            shapes[i - 1] = (inputs, layer['num'] - 1), (layer['num'] - 1,)
+        else:
+            shapes[i - 1] = (), ()
+    return shapes
+
+
+def _check_params(params, layers, maps):
+    """Raise ValueError unless `params` has the shapes that `layers` asks for."""
+    for i, shapes in _param_shapes(layers, maps).items():
+        for key, shape in zip('wb', shapes):
+            if not shape:
+                continue
+            try:
+                found = np.shape(params[i][key])
+            except (KeyError, TypeError):
+                raise ValueError(f"params[{i}][{key!r}], a parameter of layer {i + 1} ({layers[i + 1]['type']}), "
+                                 f'is missing; expected an array of shape {shape}') from None
+            if found != shape:
+                raise ValueError(f"params[{i}][{key!r}], a parameter of layer {i + 1} ({layers[i + 1]['type']}), "
+                                 f'has shape {found}; expected {shape}')
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What the layers share
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def _feature_map(structure, key='data'):
+    """View `structure[key]`, (h*w*c, n), as (h, w, c, n). Raises ValueError if it has another shape."""
+    h, w, c = structure['height'], structure['width'], structure['channel']
+    data = structure[key]
+    if np.ndim(data) != 2 or data.shape[0] != h * w * c:
+        raise ValueError(f'{key} has shape {np.shape(data)}; expected {h * w * c} rows '
+                         f'(height {h} * width {w} * channel {c}) and a column per image')
+    if data.shape[1] != structure['batch_size']:
+        raise ValueError(f"{key} has {data.shape[1]} columns; expected batch_size = {structure['batch_size']}")
+    return data.reshape(h, w, c, data.shape[1])
+
+
+def _structure(data, height, width, channel):
+    """The dict that a layer gives out. data: any shape whose size is height*width*channel*n, n last."""
+    n = data.shape[-1]
+    return {'height': height, 'width': width, 'channel': channel, 'batch_size': n,
+            'data': data.reshape(height * width * channel, n)}
+
+
+def _check_weights(param, rows, columns):
+    for key, expected in (('w', (rows, columns)), ('b', (columns,))):
+        if np.shape(param[key]) != expected:
+            raise ValueError(f'param[{key!r}] has shape {np.shape(param[key])}; expected {expected}')
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Convolution (section 2.3)
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def _windows(x, layer):
+    """Every window of x, as a view: (h, w, c, n) -> (h_out, w_out, k, k, c, n). x is padded with zeros first."""
+    k, stride, pad = layer['k'], layer['stride'], layer['pad']
+    if pad:
+        x = np.pad(x, ((pad, pad), (pad, pad), (0, 0), (0, 0)))
+    windows = sliding_window_view(x, (k, k), axis=(0, 1))[::stride, ::stride]  # (h_out, w_out, c, n, k, k)
+    return windows.transpose(0, 1, 4, 5, 2, 3)
+
+
+def im2col_conv(input_n, layer, h_out, w_out):
+    """The windows of one image as columns (section 6).
+
+    input_n  structure of one image: `data` has h*w*c elements
+    Returns (k*k*c, h_out*w_out): column i*w_out + j is the window at (i, j), flattened from (k, k, c).
+    Raises ValueError if h_out and w_out are not the number of windows.
+    """
+    h, w, c = input_n['height'], input_n['width'], input_n['channel']
+    _check_output_size(h, w, layer, h_out, w_out)
+    if np.size(input_n['data']) != h * w * c:
+        raise ValueError(f"data has {np.size(input_n['data'])} elements; expected one image, {h} * {w} * {c}")
+    windows = _windows(np.reshape(input_n['data'], (h, w, c, 1)), layer)
+    return windows.reshape(h_out * w_out, -1).T.copy()
+
+
+def col2im_conv(col, input, layer, h_out, w_out):
+    """The reverse of `im2col_conv`: add every column at its window's place in the image (section 6).
+
+    col    (k*k*c, h_out*w_out), or anything that reshapes to it
+    input  structure that gives height, width and channel of the image
+    Returns (h, w, c): where windows overlap their values are added up. The padding is cut off.
+    Raises ValueError if h_out and w_out are not the number of windows, or col does not fit.
+    """
+    h, w, c = input['height'], input['width'], input['channel']
+    k, stride, pad = layer['k'], layer['stride'], layer['pad']
+    _check_output_size(h, w, layer, h_out, w_out)
+    if np.size(col) != k * k * c * h_out * w_out:
+        raise ValueError(f'col has shape {np.shape(col)}; expected ({k * k * c}, {h_out * w_out})')
+    windows = np.reshape(col, (k, k, c, h_out, w_out, 1)).transpose(3, 4, 0, 1, 2, 5)
+    im = np.zeros((h + 2 * pad, w + 2 * pad, c, 1), np.asarray(col).dtype)
+    for i in range(h_out):
+        _add_windows(im[i * stride:i * stride + k], windows[i], stride)
+    return im[pad:pad + h, pad:pad + w, :, 0].copy()
+
+
+def _check_output_size(height, width, layer, h_out, w_out):
+    expected = _output_size(height, width, layer)
+    if (h_out, w_out) != expected:
+        raise ValueError(f'(h_out, w_out) is {(h_out, w_out)}; expected {expected}')
+
+
+def _add_windows(strip, windows, stride):
+    """Add windows (w_out, k, k, c, n) to strip (k, w, c, n), in place, each at its column; overlaps add up."""
+    k = strip.shape[0]
+    for j, window in enumerate(windows):
+        strip[:, j * stride:j * stride + k] += window
+
+
+def _groups(layer, channel):
+    """(channels, filters) of each group, as slices: group g's filters see group g's channels alone."""
+    _check_group(layer, channel)
+    c, f = channel // layer['group'], layer['num'] // layer['group']
+    return [(slice(g * c, (g + 1) * c), slice(g * f, (g + 1) * f)) for g in range(layer['group'])]
+
+
+def conv_layer_forward(input, layer, param):
+    """Convolution, forward: every filter is multiplied with every window (section 2.3).
+
+    input  structure, data (h*w*c, n)
+    layer  `num` filters of k x k, `stride`, `pad` (zeros on all sides), `group`
+    param  w (k*k*c/group, num), rows over (kernel row, kernel column, channel); b (num,)
+
+    Returns output: structure, data (h_out*w_out*num, n).
+    Raises ValueError if data, windows, group or parameters do not fit.
+    """
+    x = _feature_map(input)
+    h, w, c, n = x.shape
+    h_out, w_out = _output_size(h, w, layer)
+    groups = _groups(layer, c)
+    weights, bias = param['w'], param['b']
+    _check_weights(param, layer['k'] ** 2 * c // layer['group'], layer['num'])
+
+    windows = _windows(x, layer)
+    out = np.empty((h_out, w_out, layer['num'], n), np.result_type(x, weights))
+    for channels, filters in groups:
+        for i in range(h_out):
+            # One row of windows at a time: the copy stays in the cache for the product that follows.
+            col = windows[i, :, :, :, channels].reshape(w_out, -1, n)    # (w_out, k*k*c, n)
+            np.matmul(weights[:, filters].T, col, out=out[i, :, filters])
+            out[i, :, filters] += bias[filters, None]
+    return _structure(out, h_out, w_out, layer['num'])
+
+
+def conv_layer_backward(output, input, layer, param):
+    """Convolution, backward (eqs. 7 and 8).
+
+    output  structure of `conv_layer_forward` with `diff` (h_out*w_out*num, n)
+    Returns param_grad, {'w': ..., 'b': ...} in the shapes of `param`, summed over the batch, and input_od,
+    the gradient with respect to input['data'], (h*w*c, n).
+    Raises ValueError if shapes do not fit.
+    """
+    return _conv_param_grad(output, input, layer, param), _conv_input_od(output, input, layer, param)
+
+
+def _conv_diff(output, input, layer, param):
+    """output['diff'] as (h_out, w_out, num, n), after a check of every shape that the backward pass relies on."""
+    _check_weights(param, layer['k'] ** 2 * input['channel'] // layer['group'], layer['num'])
+    h_out, w_out = _output_size(input['height'], input['width'], layer)
+    return _feature_map({'height': h_out, 'width': w_out, 'channel': layer['num'],
+                         'batch_size': input['batch_size'], 'diff': output['diff']}, 'diff')
+
+
+def _conv_param_grad(output, input, layer, param):
+    """d loss / d w is the sum, over images and windows, of window times diff; d loss / d b that of diff."""
+    x, diff = _feature_map(input), _conv_diff(output, input, layer, param)
+    h_out, w_out, num, n = diff.shape
+    windows = _windows(x, layer)
+    w_grad = np.zeros(param['w'].T.shape, np.result_type(x, diff))
+    b_grad = np.zeros(num, diff.dtype)
+    for channels, filters in _groups(layer, input['channel']):
+        for i in range(h_out):
+            # One long product over (window, image) per row of windows.
+            col = windows[i, :, :, :, channels].transpose(1, 2, 3, 0, 4).reshape(-1, w_out * n)   # (k*k*c, w_out*n)
+            d = diff[i, :, filters].transpose(1, 0, 2).reshape(-1, w_out * n)                     # (num, w_out*n)
+            w_grad[filters] += d @ col.T
+            b_grad[filters] += d.sum(axis=1)
+    return {'w': w_grad.T.copy(), 'b': b_grad}
+
+
+def _conv_input_od(output, input, layer, param):
+    """d loss / d input: every window's place receives w times that window's diff."""
+    diff = _conv_diff(output, input, layer, param)
+    h, w, c = input['height'], input['width'], input['channel']
+    k, stride, pad = layer['k'], layer['stride'], layer['pad']
+    h_out, w_out, _, n = diff.shape
+    od = np.zeros((h + 2 * pad, w + 2 * pad, c, n), np.result_type(param['w'], diff))
+    for channels, filters in _groups(layer, c):
+        for i in range(h_out):
+            col = np.matmul(param['w'][:, filters], diff[i, :, filters])   # (w_out, k*k*c, n)
+            _add_windows(od[i * stride:i * stride + k, :, channels], col.reshape(w_out, k, k, -1, n), stride)
+    return od[pad:pad + h, pad:pad + w].reshape(h * w * c, n)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Max pooling (section 2.4)
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def pooling_layer_forward(input, layer):
+    """Max pooling, forward: the largest value of every window, channel by channel (section 2.4, Q1).
+
+    input  structure, data (h*w*c, n)
+    layer  windows of k x k, `stride`; `pad` must be 0
+
+    Returns output: structure, data (h_out*w_out*c, n). A NaN in a window gives NaN.
+    Raises ValueError if data or windows do not fit, or pad is not 0.
+    """
+    _check_pool_pad(layer)
+    x = _feature_map(input)
+    h_out, w_out = _output_size(input['height'], input['width'], layer)
+    k, stride = layer['k'], layer['stride']
+    # Corner (a, b) of all windows at once is a strided view of x, so the maximum over a window
+    # is k*k whole-array maxima.
+    out = x[:stride * h_out:stride, :stride * w_out:stride].copy()         # (h_out, w_out, c, n)
+    for a in range(k):
+        for b in range(k):
+            corner = x[a:a + stride * h_out:stride, b:b + stride * w_out:stride]
+            np.maximum(out, corner, out=out)
+    return _structure(out, h_out, w_out, input['channel'])
+
+
+def pooling_layer_backward(output, input, layer):
+    """Max pooling, backward: each window's gradient goes to its largest element (Q4).
+
+    output  structure of `pooling_layer_forward` with `diff` (h_out*w_out*c, n)
+    Returns input_od (h*w*c, n). Of several equal maxima the first in row-major order gets the whole gradient;
+    an element that is the maximum of several overlapping windows gets the sum.
+    Raises ValueError if shapes do not fit, or pad is not 0.
+    """
+    _check_pool_pad(layer)
+    x, out, diff = _feature_map(input), _feature_map(output), _feature_map(output, 'diff')
+    h_out, w_out = _output_size(input['height'], input['width'], layer)
+    k, stride = layer['k'], layer['stride']
+    expected = h_out, w_out, input['channel'], input['batch_size']
+    if out.shape != expected:
+        raise ValueError(f'output is (h, w, c, n) = {out.shape}; expected {expected}')
+    od = np.zeros(x.shape, diff.dtype)
+    waiting = np.ones(out.shape, bool)                                     # windows whose maximum is still to come
+    for a in range(k):
+        for b in range(k):
+            rows, columns = slice(a, a + stride * h_out, stride), slice(b, b + stride * w_out, stride)
+            is_max = (x[rows, columns] == out) & waiting
+            od[rows, columns] += is_max * diff
+            waiting ^= is_max
+    return od.reshape(-1, od.shape[-1])
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# ReLU (section 2.2)
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def relu_forward(input, layer=None):
+    """ReLU, forward: max(0, x) of every element (section 2.2, Q2).
+
+    input  structure, data (h*w*c, n); `layer` is not used
+    Returns output: structure of the same size.
+    Raises ValueError if data does not have h*w*c rows and batch_size columns.
+    """
+    _feature_map(input)
+    out = np.maximum(input['data'], 0)
+    return _structure(out, input['height'], input['width'], input['channel'])
+
+
+def relu_backward(output, input, layer=None):
+    """ReLU, backward: the gradient passes where the input was positive (Q5).
+
+    output  structure with `diff`, the gradient with respect to the output, in the shape of input['data']
+    Returns input_od, in the same shape. At exactly 0 the gradient is 0.
+    Raises ValueError if shapes do not fit.
+    """
+    _feature_map(input)
+    diff = output['diff']
+    if np.shape(diff) != input['data'].shape:
+        raise ValueError(f"diff has shape {np.shape(diff)}; expected that of the input, {input['data'].shape}")
+    return diff * (input['data'] > 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Inner product (section 2.1)
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def inner_product_forward(input, layer, param):
+    """Inner product (fully connected layer), forward: w.T x + b for every column x (eq. 3, Q3).
+
+    input  structure, data (h*w*c, n)
+    layer  `num` outputs
+    param  w (h*w*c, num), b (num,)
+
+    Returns output: structure of height 1, width 1 and channel num, data (num, n).
+    Raises ValueError if data or parameters do not fit.
+    """
+    _feature_map(input)
+    x = input['data']
+    _check_weights(param, x.shape[0], layer['num'])
+    b = np.tile(param['b'], (x.shape[1], 1)).T                             # (num, n)
+    return _structure(param['w'].T @ x + b, 1, 1, layer['num'])
+
+
+def inner_product_backward(output, input, layer, param):
+    """Inner product, backward (eqs. 7 and 8, Q6).
+
+    output  structure with `diff` (num, n)
+    Returns param_grad, {'w': ..., 'b': ...} in the shapes of `param`, summed over the batch, and input_od,
+    the gradient with respect to input['data'], (h*w*c, n).
+    Raises ValueError if shapes do not fit.
+    """
+    _feature_map(input)
+    x, diff = input['data'], output['diff']
+    _check_weights(param, x.shape[0], layer['num'])
+    if np.shape(diff) != (layer['num'], x.shape[1]):
+        raise ValueError(f"diff has shape {np.shape(diff)}; expected {(layer['num'], x.shape[1])}")
+    param_grad = {'w': x @ diff.T, 'b': diff.sum(axis=1)}
+    return param_grad, param['w'] @ diff
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Loss: inner product -> softmax -> negative log-likelihood (sections 2.5, 2.6)
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def mlrloss(wb, X, y, K, prediction):
+    """Softmax regression with weights of its own: cost and gradients (eqs. 2, 4 and 5).
+
+    wb          (inputs+1, K-1): w stacked on b; the last class's logit is fixed at 0
+    X           (inputs, n)
+    y           (n,) labels, whole numbers in 0..K-1
+    K           number of classes
+    prediction  1 to count the right answers, anything else not to
+
+    Returns nll, the sum of -log(p of the label) over the batch; g, its gradient with respect to wb; od, the
+    gradient with respect to X; percent, the share of right answers in 0..1 (0 when prediction is not 1).
+    Raises ValueError if shapes do not fit or a label is not one of 0..K-1.
+    """
+    wb, X = np.asarray(wb), np.asarray(X)
+    if X.ndim != 2 or wb.shape != (X.shape[0] + 1, K - 1):
+        raise ValueError(f'wb has shape {wb.shape} for X of shape {X.shape} and K = {K}; '
+                         'expected wb (inputs + 1, K - 1) and X (inputs, n)')
+    y = _check_labels(y, X.shape[1], K)
+    logits = _logits(wb[:-1], wb[-1], X)                                   # (K, n)
+    p = softmax(logits)
+    images = np.arange(X.shape[1])
+
+    largest = logits.max(axis=0)
+    log_sum = np.log(np.exp(logits - largest).sum(axis=0)) + largest       # never exponentiates a large number
+    nll = (log_sum - logits[y, images]).sum()
+    d = p.copy()                                                           # d nll / d logits = p - [label]
+    d[y, images] -= 1
+    d = d[:-1]
+    g = np.vstack([X @ d.T, d.sum(axis=1)])
+    percent = np.mean(logits.argmax(axis=0) == y) if prediction == 1 else 0
+    return nll, g, wb[:-1] @ d, percent
+
+
+def softmax(logits):
+    """Probabilities (K, n) of logits (K, n): exp(s_j) / sum_k exp(s_k), column by column (eq. 1)."""
+    e = np.exp(logits - logits.max(axis=0))                                # the largest exponent is 0: no overflow
+    return e / e.sum(axis=0)
+
+
+def _logits(w, b, X):
+    """(K, n): w.T X + b for the first K-1 classes, 0 for the last."""
+    logits = w.T @ X + b[:, None]
+    return np.vstack([logits, np.zeros((1, X.shape[1]), logits.dtype)])
+
+
+def _check_labels(y, n, K):
+    """y as a 1-d integer array. Raises ValueError unless it holds n labels of 0..K-1."""
+    y = np.asarray(y)
+    if y.shape != (n,):
+        raise ValueError(f'labels have shape {y.shape}; expected ({n},), one per column of data')
+    if not np.issubdtype(y.dtype, np.integer):
+        if not (np.issubdtype(y.dtype, np.floating) and np.all(y == np.floor(y)) and np.all(np.isfinite(y))):
+            raise ValueError(f'labels are {y.dtype} such as {y.flat[0] if y.size else None!r}; expected whole numbers')
+        y = y.astype(np.int64)
+    wrong = (y < 0) | (y >= K)
+    if wrong.any():
+        raise ValueError(f'label {y[wrong][0]} at position {int(wrong.argmax())}; expected labels in 0..{K - 1}')
+    return y
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Network
+# ---------------------------------------------------------------------------------------------------------------
+
+# Columns that go through the network together. A block's feature maps then fit in a core's cache, and a minibatch
+# of 64 makes two blocks, one for each of two cores.
+BLOCK = 32
+
+
+def forward(params, layers, data):
+    """Forward pass of the whole network but its LOSS (section 5.2).
+
+    data  (h*w*c, n), any number of columns
+    Returns outputs: dict, keys 1..l-1 as in `layers`, the structure that each layer gives out.
+    Raises ValueError if layers, parameters and data do not fit.
+    """
+    maps = feature_map_shapes(layers)
+    _check_params(params, layers, maps)
+    _check_data(data, maps[1])
+    return _forward(params, layers, maps, data)
+
+
+def _check_data(data, image_shape):
+    h, w, c = image_shape
+    if np.ndim(data) != 2 or data.shape[0] != h * w * c:
+        raise ValueError(f'data has shape {np.shape(data)}; expected {h * w * c} rows '
+                         f'(height {h} * width {w} * channel {c}) and a column per image')
+    if data.shape[1] == 0:
+        raise ValueError('data has 0 columns; expected at least one image')
+
+
+def _forward(params, layers, maps, data):
+    """`forward` on arguments that have been checked."""
+    outputs = {1: _structure(np.ascontiguousarray(data), *maps[1])}
+    for i in range(2, len(layers)):
+        layer, below = layers[i], outputs[i - 1]
+        if layer['type'] == 'CONV':
+            outputs[i] = conv_layer_forward(below, layer, params[i - 1])
+        elif layer['type'] == 'POOLING':
+            outputs[i] = pooling_layer_forward(below, layer)
+        elif layer['type'] == 'RELU':
+            outputs[i] = relu_forward(below, layer)
+        elif layer['type'] == 'IP':
+            outputs[i] = inner_product_forward(below, layer, params[i - 1])
+        h, w, c = maps[i]
+        found, expected = outputs[i]['data'].shape, (h * w * c, data.shape[1])
+        assert found == expected, f"layer {i} ({layer['type']}) gave data of shape {found}; expected {expected}"
+    return outputs
+
+
+def predict(params, layers, data):
+    """Class probabilities of images (section 1.3).
+
+    data  (h*w*c, n), any number of columns
+    Returns (num, n): column j sums to 1; its largest element's index is the prediction for image j.
+    Works through the columns in blocks, so that memory stays bounded.
+    Raises ValueError if layers, parameters and data do not fit.
+    """
+    maps = feature_map_shapes(layers)
+    _check_params(params, layers, maps)
+    _check_data(data, maps[1])
+    last = len(layers)
+
+    def block_probabilities(columns):
+        top = _forward(params, layers, maps, data[:, columns])[last - 1]['data']
+        return softmax(_logits(params[last - 1]['w'], params[last - 1]['b'], top))
+
+    return np.hstack(list(_map_blocks(block_probabilities, data.shape[1])))
+
+
+def conv_net(params, layers, data, labels):
+    """Cost and gradients of the network on one minibatch: feed forward, then backpropagation (sections 5.2, 5.3).
+
+    data    (h*w*c, n) with n = layers[1]['batch_size']
+    labels  (n,) whole numbers in 0..num-1
+
+    Returns cp, with `cost` (mean negative log-likelihood) and `percent` (share of right answers, 0..1), and
+    param_grad, in the shapes of `params`, the gradient of the mean cost.
+    Raises ValueError if layers, parameters, data and labels do not fit.
+    """
+    maps = feature_map_shapes(layers)
+    _check_params(params, layers, maps)
+    _check_data(data, maps[1])
+    n = data.shape[1]
+    if layers[1]['batch_size'] != n:
+        raise ValueError(f"data has {n} columns; expected layers[1]['batch_size'] = {layers[1]['batch_size']}")
+    labels = _check_labels(labels, n, layers[len(layers)]['num'])
+
+    def block_sums(columns):
+        return _forward_backward(params, layers, maps, data[:, columns], labels[columns])
+
+    # The blocks' sums are added in the order of the columns, whichever thread was first: same seed, same digits.
+    cost = right = 0
+    param_grad = None
+    for block_cost, block_right, block_grad in _map_blocks(block_sums, n):
+        cost, right = cost + block_cost, right + block_right
+        if param_grad is None:
+            param_grad = block_grad
+        else:
+            for i in param_grad:
+                for key in 'wb':
+                    param_grad[i][key] += block_grad[i][key]
+    for i in param_grad:
+        for key in 'wb':
+            param_grad[i][key] /= n
+    return {'cost': cost / n, 'percent': right / n}, param_grad
+
+
+def _forward_backward(params, layers, maps, data, labels):
+    """Sums over a block of columns: negative log-likelihood, number of right answers, param_grad."""
+    last = len(layers)
+    outputs = _forward(params, layers, maps, data)
+    wb = np.vstack([params[last - 1]['w'], params[last - 1]['b']])
+    nll, g, od, percent = mlrloss(wb, outputs[last - 1]['data'], labels, layers[last]['num'], 1)
+    param_grad = {last - 1: {'w': g[:-1], 'b': g[-1]}}
+
+    # Below the lowest layer that has parameters nothing needs a gradient.
+    lowest = min(i for i in range(2, last + 1) if layers[i]['type'] in ('CONV', 'IP', 'LOSS'))
+    for i in range(last - 1, 1, -1):
+        layer, below = layers[i], outputs[i - 1]
+        param_grad[i - 1] = {'w': np.array([], data.dtype), 'b': np.array([], data.dtype)}
+        if i < lowest:
+            continue
+        output = {**outputs[i], 'diff': od}
+        if layer['type'] == 'CONV' and i == lowest:
+            param_grad[i - 1] = _conv_param_grad(output, below, layer, params[i - 1])
+        elif layer['type'] == 'CONV':
+            param_grad[i - 1], od = conv_layer_backward(output, below, layer, params[i - 1])
+        elif layer['type'] == 'POOLING':
+            od = pooling_layer_backward(output, below, layer)
+        elif layer['type'] == 'RELU':
+            od = relu_backward(output, below, layer)
+        elif layer['type'] == 'IP':
+            param_grad[i - 1], od = inner_product_backward(output, below, layer, params[i - 1])
+        for found, expected in ((param_grad[i - 1]['w'], params[i - 1]['w']), (od, below['data'])):
+            assert i == lowest or found.shape == expected.shape, \
+                f"layer {i} ({layer['type']}) gave a gradient of shape {found.shape}; expected {expected.shape}"
+    return nll, percent * len(labels), dict(sorted(param_grad.items()))
+
+
+def _map_blocks(function, n):
+    """function(columns) for every block of at most BLOCK of n columns, in order, on as many threads as help."""
+    blocks = -(-n // BLOCK)
+    edges = [n * j // blocks for j in range(blocks + 1)]
+    columns = [slice(first, end) for first, end in zip(edges, edges[1:])]
+    threads = min(blocks, _idle_cores())
+    if threads == 1:
+        yield from map(function, columns)
+        return
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(function, columns)
+
+
+def _idle_cores():
+    """How many threads of ours the machine has room for: all cores if BLAS leaves them to us, otherwise one.
+
+    Threads of ours on top of threads of BLAS are slower than either. BLAS is asked, never told.
+    """
+    if _blas_threads() != 1:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+
+def _blas_threads():
+    """The number of threads that NumPy's BLAS uses for a product now; None if it does not say."""
+    library = ctypes.CDLL(np.linalg._umath_linalg.__file__)                # already loaded: finds NumPy's own BLAS
+    for name in ('scipy_openblas_get_num_threads64_', 'openblas_get_num_threads64_', 'openblas_get_num_threads'):
+        if hasattr(library, name):
+            return getattr(library, name)()
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Solver (section 5.5)
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def get_lr(step, epsilon, gamma, power):
+    """Learning rate of iteration `step`: epsilon / (1 + gamma * step) ** power (eq. 11)."""
+    return float(epsilon / (1 + gamma * step) ** power)
+
+
+def sgd_momentum(w_rate, b_rate, mu, decay, params, param_winc, param_grad):
+    """One step of SGD with momentum and weight decay (eqs. 9, 10 and 13, Q7).
+
+    w_rate, b_rate  learning rates of w and b
+    mu              momentum
+    decay           weight decay (lambda); on w only
+    params, param_winc, param_grad   dicts of the same shapes: parameters, accumulated gradients (theta), gradients
+
+    Returns params_ and param_winc_, new dicts.
+    Raises ValueError if the shapes differ.
+    """
+    w_rate, b_rate, mu, decay = float(w_rate), float(b_rate), float(mu), float(decay)
+    params_, param_winc_ = {}, {}
+    for i in params:
+        params_[i], param_winc_[i] = {}, {}
+        for key, rate, key_decay in (('w', w_rate, decay), ('b', b_rate, 0.0)):
+            value, theta, grad = params[i][key], param_winc[i][key], param_grad[i][key]
+            if not value.shape == theta.shape == grad.shape:
+                raise ValueError(f'[{i}][{key!r}] has shape {value.shape} in params, {theta.shape} in param_winc '
+                                 f'and {grad.shape} in param_grad; expected the same shape in all three')
+            theta = mu * theta + rate * (grad + key_decay * value)
+            params_[i][key], param_winc_[i][key] = value - theta, theta
+    return params_, param_winc_
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Gradient check (section 8)
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def finite_difference(output, input, h, forward=relu_forward):
+    """The gradient of any layer with respect to its input, approximated by finite differences (eq. 14).
+
+    output   structure with `diff`, the gradient of the loss with respect to the layer's output
+    input    structure, data (h*w*c, n)
+    h        the small step, such as 1e-6
+    forward  the layer, as a function of the input structure alone, such as
+             `lambda x: conv_layer_forward(x, layer, param)`
+
+    Returns input_od_approx, in the shape of input['data']: for every element x of it, (f(x + h) - f(x)) / h with
+    f = sum(output['diff'] * forward(x)['data']). Compare with the input_od of a backward function. It is computed
+    in float64, one forward pass an element.
+    Raises ValueError if h is 0 or diff does not have the shape of what `forward` gives.
+    """
+    if h == 0:
+        raise ValueError('h is 0; expected a small step such as 1e-6')
+    x = np.array(input['data'], np.float64)
+    diff = output['diff']
+    before = forward({**input, 'data': x.copy()})['data']
+    if np.shape(diff) != before.shape:
+        raise ValueError(f'diff has shape {np.shape(diff)}; expected that of the output, {before.shape}')
+    approx = np.empty_like(x)
+    for index in np.ndindex(x.shape):
+        shifted = x.copy()
+        shifted[index] += h
+        # Differences first, then the sum: large values that do not change drop out without rounding errors.
+        approx[index] = (diff * (forward({**input, 'data': shifted})['data'] - before)).sum() / h
+    return approx.astype(np.result_type(input['data'], np.float32), copy=False)
