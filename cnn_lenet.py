@@ -19,7 +19,10 @@ No function changes its arguments.
 """
 
 import concurrent.futures
+import contextlib
 import ctypes
+import hashlib
+import io
 import os
 import pathlib
 
@@ -852,3 +855,121 @@ def finite_difference(output, input, h, forward=relu_forward):
         # Differences first, then the sum: large values that do not change drop out without rounding errors.
         approx[index] = (diff * (forward({**input, 'data': shifted})['data'] - before)).sum() / h
     return approx.astype(np.result_type(input['data'], np.float32), copy=False)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Saving (section 7)
+# ---------------------------------------------------------------------------------------------------------------
+
+# A MAT-file begins with 116 bytes of free text, which MATLAB, Octave and scipy skip. Ours holds the digest of
+# everything else in the file, so that a damaged file is recognised before anything in it is believed.
+_HEADER = b'MATLAB 5.0 MAT-file, LeNet in NumPy, sha256 '
+_DIGEST = slice(len(_HEADER), len(_HEADER) + 64)
+
+
+def save_params(path, params, **extra):
+    """Save parameters, and whatever belongs to them, as a MAT-file that MATLAB and Octave open (section 7).
+
+    path    the file; what is there is replaced only once the new file is complete and on disk
+    params  dict, keys 1..l-1: a cell array in Octave, so that params{i}.w is the w of params[i]
+    extra   more variables: numbers, strings, arrays of one or two dimensions, dicts with names as keys (structs in
+            Octave) or with the keys 1..m (cell arrays)
+
+    Raises OSError if the file can't be written (the file that was there is then still there), TypeError for a
+    value of another kind.
+    """
+    path = os.path.realpath(path)
+    variables = {name: _to_mat(value) for name, value in {'params': params, **extra}.items()}
+    buffer = io.BytesIO()
+    scipy.io.savemat(buffer, variables, oned_as='column', long_field_names=True)
+    content = bytearray(buffer.getbuffer())
+    content[:116] = _HEADER.ljust(116)
+    content[_DIGEST] = _digest(content)
+
+    temporary = path + '.tmp'
+    try:
+        with open(temporary, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f'cannot save: {error.strerror}', path) from None
+        raise
+    _flush_folder(os.path.dirname(path))
+
+
+def load_params(path):
+    """Load what `save_params` saved: (params, extra), extra a dict of the other variables.
+
+    Numbers, strings, dicts and two-dimensional arrays come back as they were; an array of one column comes back
+    with one dimension (a w has two, a b one, always). Nothing in the file is executed.
+    Raises FileNotFoundError if there is no such file, OSError if it can't be read, ValueError if it isn't a whole
+    file of `save_params`.
+    """
+    with open(path, 'rb') as file:
+        content = file.read()
+    if not content.startswith(_HEADER):
+        raise ValueError(f'{path}: not a saved model; expected a MAT-file written by save_params')
+    if content[_DIGEST] != _digest(content):
+        raise ValueError(f'{path}: damaged or cut short; its {len(content)} bytes do not match their checksum')
+    try:
+        variables = scipy.io.loadmat(io.BytesIO(content), struct_as_record=False)
+        extra = {name: _from_mat(value, name) for name, value in variables.items() if not name.startswith('__')}
+        return extra.pop('params'), extra
+    except Exception as error:  # the checksum is right, so somebody made this file by hand
+        raise ValueError(f'{path}: not a saved model ({type(error).__name__}: {error})') from None
+
+
+def _digest(content):
+    """SHA-256, in hexadecimal, of a saved file but for the place where the digest itself stands."""
+    hash = hashlib.sha256(content[:_DIGEST.start])
+    hash.update(memoryview(content)[_DIGEST.stop:])
+    return hash.hexdigest().encode()
+
+
+def _flush_folder(folder):
+    """Have a rename in this folder reach the disk; not every system can open a folder for that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _to_mat(value):
+    """A value as scipy saves it: dicts with the keys 1..m as cell arrays, other dicts as structs."""
+    if isinstance(value, dict) and value and all(isinstance(key, (int, np.integer)) for key in value):
+        if sorted(value) != list(range(1, len(value) + 1)):
+            raise TypeError(f'cannot save a dict with the keys {sorted(value)}; expected names or 1..m')
+        cells = np.empty((1, len(value)), object)
+        for key in value:
+            cells[0, key - 1] = _to_mat(value[key])
+        return cells
+    if isinstance(value, dict):
+        return {str(key): _to_mat(item) for key, item in value.items()}
+    if isinstance(value, str):
+        return value
+    value = np.asarray(value)
+    if value.dtype.kind not in 'biuf' or value.ndim > 2:
+        raise TypeError(f'cannot save a value of type {value.dtype} with {value.ndim} dimensions; '
+                        'expected numbers, strings, dicts or arrays of one or two dimensions')
+    return value
+
+
+def _from_mat(value, name):
+    """The reverse of `_to_mat`. name: the variable or field, which tells a w (two dimensions) from a b (one)."""
+    if value.dtype == object and isinstance(value[0, 0], scipy.io.matlab.mat_struct):
+        struct = value[0, 0]
+        return {field: _from_mat(getattr(struct, field), field) for field in struct._fieldnames}
+    if value.dtype == object:
+        return {i: _from_mat(cell, name) for i, cell in enumerate(value.ravel(), 1)}
+    if value.dtype.kind == 'U':
+        return str(value[0]) if value.size else ''
+    if name == 'b' or value.shape[1] <= 1 and (name != 'w' or value.size == 0):
+        value = value.ravel()
+    return value.item() if value.size == 1 and name not in ('w', 'b') else value
