@@ -25,6 +25,8 @@ import time
 import warnings
 
 if __name__ == '__main__':
+    # Ctrl-C before main() takes over, while NumPy is still being imported: no traceback then either.
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
     # One BLAS thread: conv_net spreads the minibatch over the cores itself, which is faster than BLAS spreading each
     # of its many small products. OpenBLAS reads this once, when NumPy is imported.
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
