@@ -592,25 +592,27 @@ def mlrloss(wb, X, y, K, prediction):
         raise ValueError(f'wb has shape {wb.shape} for X of shape {X.shape} and K = {K}; '
                          'expected wb (inputs + 1, K - 1) and X (inputs, n)')
     y = _check_labels(y, X.shape[1], K)
-    logits = _logits(wb[:-1], wb[-1], X)                                   # (K, n)
-    p = softmax(logits)
+    log_p = _log_softmax(_logits(wb[:-1], wb[-1], X))                      # (K, n)
     images = np.arange(X.shape[1])
-    # log p = logit - log sum exp, rather than log(p): p may be too small for a float.
-    largest = logits.max(axis=0)
-    log_sum = np.log(np.exp(logits - largest).sum(axis=0)) + largest
-    nll = (log_sum - logits[y, images]).sum()
-    d = p.copy()                                                           # d nll / d logits = p - [label]
+    nll = -log_p[y, images].sum()
+    d = np.exp(log_p)                                                      # d nll / d logits = p - [label]
     d[y, images] -= 1
-    d = d[:-1]
+    d = d[:-1]                                                             # the last logit is fixed
     g = np.vstack([X @ d.T, d.sum(axis=1)])
-    percent = np.mean(logits.argmax(axis=0) == y) if prediction == 1 else 0
+    percent = np.mean(log_p.argmax(axis=0) == y) if prediction == 1 else 0
     return nll, g, wb[:-1] @ d, percent
 
 
 def softmax(logits):
     """Probabilities (K, n) of logits (K, n): exp(s_j) / sum_k exp(s_k), column by column (eq. 1)."""
-    e = np.exp(logits - logits.max(axis=0))                                # the largest exponent is 0: no overflow
-    return e / e.sum(axis=0)
+    return np.exp(_log_softmax(logits))
+
+
+def _log_softmax(logits):
+    """Logarithms of the probabilities. A softmax does not change when all logits are moved: with the largest at 0
+    no exponential is too large for a float, and no logarithm is that of 0."""
+    logits = logits - logits.max(axis=0)
+    return logits - np.log(np.exp(logits).sum(axis=0))
 
 
 def _logits(w, b, X):
@@ -733,7 +735,7 @@ def conv_net(params, layers, data, labels):
         for i in param_grad:
             for key in 'wb':
                 param_grad[i][key] += block_grad[i][key]
-    return {'cost': cost, 'percent': percent}, param_grad
+    return {'cost': float(cost), 'percent': float(percent)}, param_grad
 
 
 def _forward_backward(params, layers, maps, data, labels, n):
@@ -778,7 +780,8 @@ def _map_blocks(function, n):
     threads = min(blocks, _free_cores())
     for j in range(0, blocks, threads):
         # This thread takes the first block of each round, so that it need not wait to be woken up.
-        others = [_thread_pool(threads - 1, os.getpid()).submit(function, block) for block in columns[j + 1:j + threads]]
+        others = [_thread_pool(threads - 1, os.getpid()).submit(function, block)
+                  for block in columns[j + 1:j + threads]]
         yield function(columns[j])
         for other in others:
             yield other.result()
