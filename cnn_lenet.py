@@ -112,9 +112,9 @@ def init_convnet(layers, dtype=np.float64, rng=np.random):
     rng     what draws: `np.random` (the global generator) or a `np.random.RandomState`
 
     Returns params: dict, key i-1 is {'w': ..., 'b': ...} of layer i, two empty arrays for a layer without any.
-    Weights lie within +-sqrt(3 / (h*w*c)) of 0, where (h, w, c) is the layer's input feature map (for an inner
-    product with `init_type` 'gaussian' that is their standard deviation); biases are 0. With two or more layers
-    whose scales differ this way, signals neither grow nor die on their way up.
+    Weights are uniform in +-sqrt(3 / (h*w*c)), where (h, w, c) is the layer's input feature map: the more inputs are
+    added up, the smaller they are. (For an inner product with `init_type` 'gaussian' that is their standard deviation.)
+    Biases are 0.
     Raises ValueError for layers that do not make a network.
     """
     maps = feature_map_shapes(layers)
@@ -372,7 +372,7 @@ def conv_layer_forward(input, layer, param):
 
     windows = _windows(x, layer)                                                 # (h_out, w_out, k, k, c, n)
     kernel = weights.reshape(layer['k'], layer['k'], -1, layer['num'])           # (k, k, c/group, num)
-    out = np.empty((h_out, w_out, layer['num'], n), np.result_type(x, weights))
+    out = np.empty((h_out, w_out, layer['num'], n), np.result_type(x, weights, bias))
     for channels, filters in groups:
         for part in _kernel_parts(layer, c):
             col = windows[:, :, part, :, channels].reshape(h_out, w_out, -1, n)
