@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import cnn_lenet
+import testLeNet
 
 
 def structure(h, w, c, n, seed=0, dtype=np.float64):
@@ -142,13 +143,15 @@ NETWORKS = {
 
 
 def network(name, n=5):
-    """layers of a network of NETWORKS for minibatches of n images."""
+    """layers of LeNet or a network of NETWORKS for minibatches of n images."""
+    if name == 'LeNet':
+        return {**testLeNet.get_lenet(), 1: data_layer(28, 28, 1, n)}
     shape, above = NETWORKS[name]
     return {i: dict(layer) for i, layer in enumerate([data_layer(*shape, n), *above], 1)}
 
 
 def network_and_batch(name, n=5, seed=0, dtype=np.float64):
-    """layers, random params (biases too), random data and random labels of a network of NETWORKS."""
+    """Random params (biases too), layers, random data and random labels of a network."""
     layers = network(name, n)
     rng = np.random.RandomState(seed)
     params = cnn_lenet.init_convnet(layers, dtype, rng)
@@ -156,4 +159,4 @@ def network_and_batch(name, n=5, seed=0, dtype=np.float64):
         param['b'] = rng.randn(*param['b'].shape).astype(dtype) / 10
     h, w, c = (layers[1][key] for key in ('height', 'width', 'channel'))
     data = rng.randn(h * w * c, n).astype(dtype)
-    return layers, params, data, rng.randint(layers[len(layers)]['num'], size=n)
+    return params, layers, data, rng.randint(layers[len(layers)]['num'], size=n)

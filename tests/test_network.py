@@ -68,7 +68,7 @@ def assert_params_equal(found, expected, dtype):
 
 @pytest.mark.parametrize('name', [*NETWORKS, 'LeNet'])
 def test_init_draws_from_the_global_generator(name):
-    layers = get_lenet() if name == 'LeNet' else network(name)
+    layers = network(name)
     np.random.seed(5)
     expected = expected_params(layers, np.random)
     drawn = np.random.rand()
@@ -81,7 +81,7 @@ def test_init_draws_from_the_global_generator(name):
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
 def test_init_draws_from_a_private_generator(name, dtype):
     """The same numbers in either precision; the global generator is left alone."""
-    layers = get_lenet() if name == 'LeNet' else network(name)
+    layers = network(name)
     np.random.seed(6)
     params = init_convnet(layers, dtype=dtype, rng=np.random.RandomState(5))
     assert np.random.rand() == np.random.RandomState(6).rand()
@@ -100,7 +100,7 @@ def test_lenets_numbers_of_parameters():
 @every_network
 @pytest.mark.parametrize('n', [1, 5, 70])
 def test_forward_gives_every_layers_output(name, n):
-    layers, params, data, _ = network_and_batch(name, n)
+    params, layers, data, _ = network_and_batch(name, n)
     outputs = forward(params, layers, data)
     assert list(outputs) == list(range(1, len(layers)))
     np.testing.assert_array_equal(outputs[1]['data'], data)
@@ -131,7 +131,7 @@ def probabilities(params, layers, data):
 @pytest.mark.parametrize('n', [1, 31, 32, 33, 70])
 def test_predict_is_the_softmax_of_the_forward_pass(name, n):
     """For any number of columns, whatever batch_size the DATA layer states."""
-    layers, params, data, _ = network_and_batch(name, n)
+    params, layers, data, _ = network_and_batch(name, n)
     p = predict(params, network(name, n=5), data)
     assert p.shape == (layers[len(layers)]['num'], n)
     np.testing.assert_allclose(p.sum(axis=0), np.ones(n), rtol=1e-14)
@@ -139,14 +139,14 @@ def test_predict_is_the_softmax_of_the_forward_pass(name, n):
 
 
 def test_predict_of_a_thousand_images():
-    layers, params, data, _ = network_and_batch('lenet in small', 1000)
+    params, layers, data, _ = network_and_batch('lenet in small', 1000)
     p = predict(params, layers, data)
     np.testing.assert_allclose(p.sum(axis=0), np.ones(1000), rtol=1e-14)
     np.testing.assert_allclose(p, probabilities(params, layers, data), rtol=1e-10, atol=1e-14)
 
 
 def test_predict_does_not_depend_on_the_neighbours():
-    layers, params, data, _ = network_and_batch('lenet in small', 70)
+    params, layers, data, _ = network_and_batch('lenet in small', 70)
     order = np.random.RandomState(1).permutation(70)
     np.testing.assert_allclose(predict(params, layers, data[:, order]), predict(params, layers, data)[:, order],
                                rtol=1e-12)
@@ -157,7 +157,7 @@ def test_predict_does_not_depend_on_the_neighbours():
 @every_network
 @pytest.mark.parametrize('n', [1, 5, 70])
 def test_cost_is_the_mean_and_percent_the_share_of_right_answers(name, n):
-    layers, params, data, labels = network_and_batch(name, n)
+    params, layers, data, labels = network_and_batch(name, n)
     cp, _ = conv_net(params, layers, data, labels)
     assert cp.keys() == {'cost', 'percent'}
     p = probabilities(params, layers, data)
@@ -168,14 +168,14 @@ def test_cost_is_the_mean_and_percent_the_share_of_right_answers(name, n):
 @pytest.mark.parametrize('n', [1, 22, 33, 49, 70, 98])
 def test_percent_of_right_answers_alone_is_1(n):
     """Exactly, however many columns there are."""
-    layers, params, data, _ = network_and_batch('two classes', n)
+    params, layers, data, _ = network_and_batch('two classes', n)
     answers = predict(params, layers, data).argmax(axis=0)
     assert conv_net(params, layers, data, answers)[0]['percent'] == 1
     assert conv_net(params, layers, data, 1 - answers)[0]['percent'] == 0
 
 
 def check_whole_net(name, n):
-    layers, params, data, labels = network_and_batch(name, n)
+    params, layers, data, labels = network_and_batch(name, n)
     _, param_grad = conv_net(params, layers, data, labels)
     assert list(param_grad) == list(params)
     for i in params:
@@ -205,7 +205,7 @@ def test_gradients_of_a_large_batch_agree_with_finite_differences(name):
 @every_network
 def test_gradients_are_means_over_the_batch(name):
     """A batch's gradient is the mean of its images' gradients."""
-    layers, params, data, labels = network_and_batch(name, 70)
+    params, layers, data, labels = network_and_batch(name, 70)
     _, param_grad = conv_net(params, layers, data, labels)
     singles = [conv_net(params, network(name, n=1), data[:, [i]], labels[[i]])[1] for i in range(70)]
     for i in params:
@@ -217,7 +217,7 @@ def test_gradients_are_means_over_the_batch(name):
 @pytest.mark.parametrize('dtype', [np.int64, np.float64])
 def test_images_of_whole_numbers(dtype):
     """Softmax regression takes them like the same numbers as floats."""
-    layers, params, data, labels = network_and_batch('softmax regression', 5)
+    params, layers, data, labels = network_and_batch('softmax regression', 5)
     data = np.round(data * 3)
     expected, expected_grad = conv_net(params, layers, data, labels)
     cp, grad = conv_net(params, layers, data.astype(dtype), labels)

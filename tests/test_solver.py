@@ -82,7 +82,7 @@ def test_decay_is_the_gradient_of_the_regularised_loss():
 
 def test_a_network_learns_a_batch_by_heart():
     """Steps along conv_net's gradients bring the cost down to where every answer is right."""
-    layers, params, data, labels = network_and_batch('lenet in small', n=6)
+    params, layers, data, labels = network_and_batch('lenet in small', n=6)
     winc = {i: {key: np.zeros_like(value) for key, value in p.items()} for i, p in params.items()}
     first, _ = conv_net(params, layers, data, labels)
     for step in range(150):
