@@ -138,6 +138,7 @@ NETWORKS = {
     'overlapping windows': ((7, 7, 2), [conv(3, 2, stride=1), pooling(4, 1), conv(2, 2, stride=1), RELU, loss(3)]),
     'no parameters at the bottom': ((6, 4, 2), [RELU, pooling(2, 2), conv(4, 2, group=2), pooling(1, 1), loss(5)]),
     'convolution over convolution': ((4, 4, 1), [conv(2, 2), conv(2, 2, pad=1), conv(3, 1), loss(3)]),
+    'many channels': ((3, 4, 1), [conv(16, 1), RELU, conv(2, 2), loss(2)]),
     'ends in a pooling': ((5, 5, 1), [inner_product(12), RELU, conv(6, 1, group=3), pooling(1, 1), loss(2)]),
 }
 
