@@ -1,8 +1,10 @@
 """init_convnet, forward, predict and conv_net."""
 
+import os
+
 import numpy as np
 import pytest
-from helpers import NETWORKS, data_layer, loss, network, network_and_batch, numerical_gradient
+from helpers import NETWORKS, assert_same, data_layer, loss, network, network_and_batch, numerical_gradient
 
 from cnn_lenet import (
     conv_layer_forward,
@@ -150,6 +152,17 @@ def test_predict_does_not_depend_on_the_neighbours():
     order = np.random.RandomState(1).permutation(70)
     np.testing.assert_allclose(predict(params, layers, data[:, order]), predict(params, layers, data)[:, order],
                                rtol=1e-12)
+
+
+@pytest.mark.parametrize('cores', [1, 2, 3, 8])
+def test_the_number_of_cores_changes_nothing(cores, monkeypatch):
+    """Columns keep their order and sums their digits, however many blocks are under way at once."""
+    params, layers, data, labels = network_and_batch('lenet in small', 300)
+    expected = predict(params, layers, data), *conv_net(params, layers, data, labels)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setattr(os, 'cpu_count', lambda: cores)
+    assert_same((predict(params, layers, data), *conv_net(params, layers, data, labels)), expected)
+    np.testing.assert_allclose(expected[0], probabilities(params, layers, data), rtol=1e-10, atol=1e-14)
 
 
 # Cost and gradients
