@@ -33,7 +33,7 @@ def mnist_file(tmp_path, monkeypatch):
 
 
 def expected_parts(mnist, fullset, shuffle):
-    """The three parts as the contract has them: (uint8 images, one a row; digits)."""
+    """The three parts, drawn as the handout's code draws them: (uint8 images, one a row; digits)."""
     images, digits, orders = {}, {}, {}
     for name, count in (('train', 60000), ('test', 10000)):
         images[name] = np.concatenate([mnist[f'{name}{digit}'] for digit in range(10)])

@@ -42,7 +42,7 @@ def feature_map_sizes(layers):
 
 
 def expected_params(layers, rng):
-    """The contract's draws, one after the other."""
+    """The handout's draws, one layer after the other."""
     sizes, params = feature_map_sizes(layers), {}
     for i in range(2, len(layers) + 1):
         layer, (h, w, c) = layers[i], sizes[i - 1]
