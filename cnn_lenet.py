@@ -20,7 +20,9 @@ No function changes its arguments.
 
 import concurrent.futures
 import contextlib
+import contextvars
 import ctypes
+import errno
 import functools
 import hashlib
 import io
@@ -47,8 +49,9 @@ def load_mnist(fullset=True, dtype=np.float64, rng=np.random):
 
     Returns [xtrain, ytrain, xvalidate, yvalidate, xtest, ytest]. An x is (784, m) with pixels in [0, 1], a y is
     (m,) with the digits 0..9; m is 50,000, 10,000 and 10,000, or 2,500, 500 and 500.
-    Raises FileNotFoundError if there is no such file, ValueError if it is damaged or not MNIST.
+    Raises FileNotFoundError if there is no such file, ValueError if it is damaged or not MNIST, or dtype is no float.
     """
+    _check_float(dtype)
     variables = _read_mnist_file(MNIST_FILE)
     train_order, test_order = np.arange(60000), np.arange(10000)
     rng.shuffle(train_order)
@@ -64,29 +67,45 @@ def load_mnist(fullset=True, dtype=np.float64, rng=np.random):
     return result
 
 
+def _check_float(dtype):
+    if not np.issubdtype(dtype, np.floating):
+        raise ValueError(f'dtype is {np.dtype(dtype)}; expected a float type such as float32 or float64')
+
+
 def _read_mnist_file(path):
     """The variables train0..train9 and test0..test9 of the MAT-file: uint8, one row of 784 pixels an image."""
-    try:
-        variables = scipy.io.loadmat(path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f'{path}: no such file; it should hold MNIST as train0..train9, test0..test9') from None
-    except MemoryError:
-        raise
-    except Exception as error:  # scipy raises whatever a damaged file happens to trip over
-        raise ValueError(f'{path}: not a readable MAT-file ({type(error).__name__}: {error})') from None
-    for part, total in (('train', 60000), ('test', 10000)):
-        for digit in range(10):
-            name = f'{part}{digit}'
-            if name not in variables:
-                raise ValueError(f'{path}: variable {name} is missing; expected train0..train9 and test0..test9')
-            found = variables[name]
-            if found.dtype != np.uint8 or found.ndim != 2 or found.shape[1] != 784:
-                raise ValueError(f'{path}: variable {name} is {found.dtype} of shape {found.shape}; '
-                                 'expected uint8 of shape (images, 784)')
-        found = sum(len(variables[f'{part}{digit}']) for digit in range(10))
-        if found != total:
-            raise ValueError(f'{path}: variables {part}0..{part}9 hold {found} images; expected {total}')
+    names = [f'{part}{digit}' for part in ('train', 'test') for digit in range(10)]
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, 'no such file; it should hold train0..train9 and test0..test9', str(path))
+    with open(path, 'rb') as file:
+        try:
+            variables = scipy.io.loadmat(file)
+        except Exception:  # scipy raises whatever a damaged file happens to trip over
+            raise ValueError(f'{path}: variable {_first_unreadable(file, names)} cannot be read; expected a whole '
+                             'MAT-file with train0..train9 and test0..test9') from None
+    for name in names:
+        if name not in variables:
+            raise ValueError(f'{path}: variable {name} is missing; expected train0..train9 and test0..test9')
+        found = variables[name]
+        if found.dtype != np.uint8 or found.ndim != 2 or found.shape[1] != 784:
+            raise ValueError(f'{path}: variable {name} is {found.dtype} of shape {found.shape}; '
+                             'expected uint8 of shape (images, 784)')
+    for part, expected in (('train', 60000), ('test', 10000)):
+        found = sum(len(variables[name]) for name in names if name.startswith(part))
+        if found != expected:
+            raise ValueError(f'{path}: variables {part}0..{part}9 hold {found} images; expected {expected}')
     return variables
+
+
+def _first_unreadable(file, names):
+    """The first of the variables that the MAT-file does not give."""
+    for name in names:
+        file.seek(0)
+        try:
+            scipy.io.loadmat(file, variable_names=[name])[name]
+        except Exception:
+            return name
+    return f'after {names[-1]}'
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -115,8 +134,9 @@ def init_convnet(layers, dtype=np.float64, rng=np.random):
     Weights are uniform in +-sqrt(3 / (h*w*c)), where (h, w, c) is the layer's input feature map: the more inputs are
     added up, the smaller they are. (For an inner product with `init_type` 'gaussian' that is their standard deviation.)
     Biases are 0.
-    Raises ValueError for layers that do not make a network.
+    Raises ValueError for layers that do not make a network, or a dtype that is no float.
     """
+    _check_float(dtype)
     maps = feature_map_shapes(layers)
     params = {}
     for i, (w_shape, b_shape) in _param_shapes(layers, maps).items():
@@ -137,8 +157,9 @@ def feature_map_shapes(layers):
     This is where the layers are checked. Raises ValueError for a first layer that is not DATA or a last one that
     is not LOSS, an unknown or missing type or key, a value out of range, windows that do not tile their input.
     """
-    if not isinstance(layers, dict) or sorted(layers, key=str) != sorted(range(1, len(layers) + 1), key=str):
-        raise ValueError(f'layers has the keys {list(layers)}; expected a dict with the integers 1, 2, ..., l')
+    if not isinstance(layers, dict) or not layers or set(layers) != set(range(1, len(layers) + 1)):
+        found = f'has the keys {list(layers)}' if isinstance(layers, dict) and layers else f'is {layers!r}'
+        raise ValueError(f'layers {found}; expected a dict with the integers 1, 2, ..., l as keys')
     last = len(layers)
     for i in range(1, last + 1):
         _check_layer(i, layers[i])
@@ -171,7 +192,7 @@ def feature_map_shapes(layers):
 def _check_layer(i, layer):
     """Raise ValueError unless layer i has a known type, just the keys of that type, and sensible values."""
     kind = layer.get('type') if isinstance(layer, dict) else None
-    if kind not in LAYER_KEYS:
+    if not isinstance(kind, str) or kind not in LAYER_KEYS:
         raise ValueError(f'layer {i} has type {kind!r}; expected one of {", ".join(LAYER_KEYS)}')
     keys = LAYER_KEYS[kind]
     for key in keys:
@@ -186,19 +207,34 @@ def _check_layer(i, layer):
         if key == 'init_type':
             if value not in ('uniform', 'gaussian'):
                 raise ValueError(f"layer {i} ({kind}) has init_type {value!r}; expected 'uniform' or 'gaussian'")
-        elif not isinstance(value, (int, np.integer)) or value < keys[key]:
-            raise ValueError(f'layer {i} ({kind}) has {key} = {value!r}; '
-                             f'expected a whole number of at least {keys[key]}')
+        else:
+            _check_count(f'layer {i} ({kind})', key, value, keys[key])
+
+
+def _check_count(owner, name, value, least):
+    if not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f'{owner} has {name} = {value!r}; expected a whole number of at least {least}')
+
+
+def _get(owner, mapping, *names):
+    """The values under these keys of a layer, a structure or parameters. Raises ValueError if one is missing."""
+    for name in names:
+        if name not in mapping:
+            raise ValueError(f'{owner} lacks the key {name!r}; it has {", ".join(map(repr, mapping))}; '
+                             f'expected {", ".join(map(repr, names))} too')
+    return [mapping[name] for name in names]
 
 
 def _output_size(height, width, layer):
     """(h_out, w_out): how many windows fit down and across, (h + 2 pad - k) / stride + 1 (section 2.3)."""
-    k, stride, pad = layer['k'], layer['stride'], layer['pad']
+    k, stride, pad = _get('the layer', layer, 'k', 'stride', 'pad')
+    for name, value, least in (('k', k, 1), ('stride', stride, 1), ('pad', pad, 0)):
+        _check_count('the layer', name, value, least)
     counts = []
     for axis, size in (('height', height), ('width', width)):
         room = size + 2 * pad - k
         if room < 0:
-            raise ValueError(f'the window k = {k} is larger than the padded {axis} {size + 2 * pad}')
+            raise ValueError(f'the window k = {k} is larger than the padded {axis}; expected at most {size + 2 * pad}')
         if room % stride:
             raise ValueError(f'windows with k = {k} and stride = {stride} do not tile the padded {axis} '
                              f'{size + 2 * pad}: expected {size + 2 * pad} - k to be a multiple of stride')
@@ -207,14 +243,17 @@ def _output_size(height, width, layer):
 
 
 def _check_group(layer, channel):
-    for name, value in (('channel', channel), ('num', layer['num'])):
-        if value % layer['group']:
-            raise ValueError(f"group = {layer['group']} does not divide {name} = {value}; expected a divisor")
+    num, group = _get('the layer', layer, 'num', 'group')
+    _check_count('the layer', 'group', group, 1)
+    for name, value in (('channel', channel), ('num', num)):
+        if value % group:
+            raise ValueError(f'group = {group} does not divide {name} = {value}; expected a divisor')
 
 
 def _check_pool_pad(layer):
-    if layer['pad'] != 0:
-        raise ValueError(f"pooling has pad = {layer['pad']}; expected 0: the handout's pooling has no padding")
+    pad, = _get('the layer', layer, 'pad')
+    if pad != 0:
+        raise ValueError(f"pooling has pad = {pad}; expected 0: the handout's pooling has no padding")
 
 
 def _param_shapes(layers, maps):
@@ -236,9 +275,11 @@ def _param_shapes(layers, maps):
 
 def _check_params(params, layers, maps):
     """Raise ValueError unless `params` has the shapes that `layers` asks for."""
+    if not isinstance(params, dict):
+        raise ValueError(f'params is of type {type(params).__name__}; expected a dict')
     for i, shapes in _param_shapes(layers, maps).items():
         for key, shape in zip('wb', shapes):
-            if not shape:
+            if not shape:                              # a layer without parameters
                 continue
             try:
                 found = np.shape(params[i][key])
@@ -257,14 +298,14 @@ def _check_params(params, layers, maps):
 
 def _feature_map(structure, key='data'):
     """View `structure[key]`, (h*w*c, n), as (h, w, c, n). Raises ValueError if it has another shape."""
-    h, w, c = structure['height'], structure['width'], structure['channel']
-    data = structure[key]
-    if np.ndim(data) != 2 or data.shape[0] != h * w * c:
-        raise ValueError(f'{key} has shape {np.shape(data)}; expected {h * w * c} rows '
+    h, w, c, n, data = _get('the structure', structure, 'height', 'width', 'channel', 'batch_size', key)
+    data = np.asanyarray(data)
+    if data.ndim != 2 or data.shape[0] != h * w * c:
+        raise ValueError(f'{key} has shape {data.shape}; expected {h * w * c} rows '
                          f'(height {h} * width {w} * channel {c}) and a column per image')
-    if data.shape[1] != structure['batch_size']:
-        raise ValueError(f"{key} has {data.shape[1]} columns; expected batch_size = {structure['batch_size']}")
-    return data.reshape(h, w, c, data.shape[1])
+    if data.shape[1] != n:
+        raise ValueError(f'{key} has {data.shape[1]} columns; expected batch_size = {n}')
+    return data.reshape(h, w, c, n)
 
 
 def _structure(data, height, width, channel):
@@ -274,10 +315,21 @@ def _structure(data, height, width, channel):
             'data': data.reshape(height * width * channel, n)}
 
 
-def _check_weights(param, rows, columns):
-    for key, expected in (('w', (rows, columns)), ('b', (columns,))):
-        if np.shape(param[key]) != expected:
-            raise ValueError(f'param[{key!r}] has shape {np.shape(param[key])}; expected {expected}')
+def _weights(param, rows, columns):
+    """(w, b) of a layer. Raises ValueError unless their shapes are (rows, columns) and (columns,)."""
+    w, b = map(np.asanyarray, _get('param', param, 'w', 'b'))
+    for key, found, expected in (('w', w, (rows, columns)), ('b', b, (columns,))):
+        if found.shape != expected:
+            raise ValueError(f'param[{key!r}] has shape {found.shape}; expected {expected}')
+    return w, b
+
+
+def _diff(output, shape):
+    """output['diff']. Raises ValueError unless it has this shape."""
+    diff = np.asanyarray(*_get('output', output, 'diff'))
+    if diff.shape != shape:
+        raise ValueError(f'diff has shape {diff.shape}; expected that of the output, {shape}')
+    return diff
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -367,8 +419,7 @@ def conv_layer_forward(input, layer, param):
     h, w, c, n = x.shape
     h_out, w_out = _output_size(h, w, layer)
     groups = _groups(layer, c)
-    weights, bias = param['w'], param['b']
-    _check_weights(param, layer['k'] ** 2 * c // layer['group'], layer['num'])
+    weights, bias = _weights(param, layer['k'] ** 2 * c // layer['group'], layer['num'])
 
     windows = _windows(x, layer)                                                 # (h_out, w_out, k, k, c, n)
     kernel = weights.reshape(layer['k'], layer['k'], -1, layer['num'])           # (k, k, c/group, num)
@@ -396,26 +447,29 @@ def conv_layer_backward(output, input, layer, param):
     return _conv_param_grad(output, input, layer, param), _conv_input_od(output, input, layer, param)
 
 
-def _conv_diff(output, input, layer, param):
-    """output['diff'] as (h_out, w_out, num, n), after a check of every shape that the backward pass relies on."""
-    _check_weights(param, layer['k'] ** 2 * input['channel'] // layer['group'], layer['num'])
-    h_out, w_out = _output_size(input['height'], input['width'], layer)
-    return _feature_map({'height': h_out, 'width': w_out, 'channel': layer['num'],
-                         'batch_size': input['batch_size'], 'diff': output['diff']}, 'diff')
+def _conv_shapes(output, input, layer, param):
+    """The arrays of the backward pass, checked: x (h, w, c, n), diff (h_out, w_out, num, n), w (k, k, c/group, num)."""
+    x = _feature_map(input)
+    h, w, c, n = x.shape
+    h_out, w_out = _output_size(h, w, layer)
+    _check_group(layer, c)
+    weights, _ = _weights(param, layer['k'] ** 2 * c // layer['group'], layer['num'])
+    diff = _diff(output, (h_out * w_out * layer['num'], n)).reshape(h_out, w_out, layer['num'], n)
+    return x, diff, weights.reshape(layer['k'], layer['k'], -1, layer['num'])
 
 
 def _conv_param_grad(output, input, layer, param):
     """d loss / d w is the sum, over images and windows, of window times diff; d loss / d b that of diff."""
-    x, diff = _feature_map(input), _conv_diff(output, input, layer, param)
+    x, diff, kernel = _conv_shapes(output, input, layer, param)
     h_out, w_out, num, n = diff.shape
-    k, c = layer['k'], input['channel']
+    c = x.shape[2]
     # With the channels before the columns of the image, in memory too, column b of all windows in a row of the output
     # is one matrix (k*c, w_out*n), and the sum over columns and images one long product: 1.2 ms against 1.5 with a
     # short product for every window (LeNet's second convolution, 64 images, two threads).
     windows = _windows(x.swapaxes(1, 2).copy().swapaxes(1, 2), layer)            # (h_out, w_out, k, k, c, n)
     windows = windows.transpose(0, 2, 3, 4, 1, 5)                                # (h_out, k, k, c, w_out, n)
     diff = diff.swapaxes(1, 2).reshape(h_out, num, w_out * n)
-    w_grad = np.empty((k, k, c // layer['group'], num), np.result_type(x, diff))
+    w_grad = np.empty(kernel.shape, np.result_type(x, diff))
     for channels, filters in _groups(layer, c):
         for part in _kernel_parts(layer, c):
             col = windows[:, :, part, channels].reshape(h_out, -1, w_out * n)
@@ -427,11 +481,11 @@ def _conv_param_grad(output, input, layer, param):
 
 def _conv_input_od(output, input, layer, param):
     """d loss / d input: every window's place receives w times that window's diff."""
-    diff = _conv_diff(output, input, layer, param)                               # (h_out, w_out, num, n)
-    h, w, c = input['height'], input['width'], input['channel']
+    x, diff, kernel = _conv_shapes(output, input, layer, param)
+    h, w, c, n = x.shape
+    h_out, w_out, num, _ = diff.shape
     k, stride, pad = layer['k'], layer['stride'], layer['pad']
-    h_out, w_out, num, n = diff.shape
-    kernel = param['w'].reshape(k, -1, num)                                      # (k, k*c/group, num)
+    kernel = kernel.reshape(k, -1, num)                                          # (k, k*c/group, num)
     od = np.zeros((h + 2 * pad, w + 2 * pad, c, n), np.result_type(kernel, diff))
     for channels, filters in _groups(layer, c):
         for a in range(k):
@@ -473,29 +527,32 @@ def pooling_layer_forward(input, layer):
 def pooling_layer_backward(output, input, layer):
     """Max pooling, backward: each window's gradient goes to its largest element (Q4).
 
-    output  structure of `pooling_layer_forward` with `diff` (h_out*w_out*c, n)
+    output  structure with `diff` (h_out*w_out*c, n), the gradient with respect to the output
     Returns input_od (h*w*c, n). Of several equal maxima the first in row-major order gets the whole gradient;
-    an element that is the maximum of several overlapping windows gets the sum.
+    where windows overlap, an element that is the maximum of several gets the sum.
     Raises ValueError if shapes do not fit, or pad is not 0.
     """
-    _check_pool_pad(layer)
-    x, out, diff = _feature_map(input), _feature_map(output), _feature_map(output, 'diff')
-    h_out, w_out = _output_size(input['height'], input['width'], layer)
+    x = _feature_map(input)
+    largest = _feature_map(pooling_layer_forward(input, layer))            # (h_out, w_out, c, n)
+    h_out, w_out, c, n = largest.shape
+    diff = _diff(output, (h_out * w_out * c, n)).reshape(h_out, w_out, c, n)
     k, stride = layer['k'], layer['stride']
-    expected = h_out, w_out, input['channel'], input['batch_size']
-    if out.shape != expected:
-        raise ValueError(f'output is (h, w, c, n) = {out.shape}; expected {expected}')
+    any_nan = np.isnan(largest).any()
     od = np.zeros(x.shape, diff.dtype)
-    waiting = np.ones(out.shape, bool)                                     # windows whose maximum is still to come
+    waiting = np.ones(diff.shape, bool)                # windows whose largest element is still to come
     for a in range(k):
         for b in range(k):
             rows, columns = slice(a, a + stride * h_out, stride), slice(b, b + stride * w_out, stride)
-            is_max = (x[rows, columns] == out) & waiting
-            waiting ^= is_max
+            corner = x[rows, columns]
+            chosen = corner == largest
+            if any_nan:
+                chosen |= np.isnan(corner)
+            chosen &= waiting
+            waiting ^= chosen
             if stride >= k:                            # no window overlaps another: nothing to add up, 0.1 ms less
-                np.multiply(diff, is_max, out=od[rows, columns])
+                np.multiply(diff, chosen, out=od[rows, columns])
             else:
-                od[rows, columns] += diff * is_max
+                od[rows, columns] += diff * chosen
     return od.reshape(-1, od.shape[-1])
 
 
@@ -511,9 +568,8 @@ def relu_forward(input, layer=None):
     Returns output: structure of the same size.
     Raises ValueError if data does not have h*w*c rows and batch_size columns.
     """
-    _feature_map(input)
-    out = np.maximum(input['data'], 0)
-    return _structure(out, input['height'], input['width'], input['channel'])
+    x = _feature_map(input)
+    return _structure(np.maximum(x, 0), *x.shape[:3])
 
 
 def relu_backward(output, input, layer=None):
@@ -523,11 +579,10 @@ def relu_backward(output, input, layer=None):
     Returns input_od, in the same shape. At exactly 0 the gradient is 0.
     Raises ValueError if shapes do not fit.
     """
-    _feature_map(input)
-    diff = output['diff']
-    if np.shape(diff) != input['data'].shape:
-        raise ValueError(f"diff has shape {np.shape(diff)}; expected that of the input, {input['data'].shape}")
-    return diff * (input['data'] > 0)
+    x = _feature_map(input)
+    x = x.reshape(-1, x.shape[-1])                                         # (h*w*c, n)
+    diff = _diff(output, x.shape)
+    return np.where(x > 0, diff, 0).astype(diff.dtype, copy=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -545,11 +600,12 @@ def inner_product_forward(input, layer, param):
     Returns output: structure of height 1, width 1 and channel num, data (num, n).
     Raises ValueError if data or parameters do not fit.
     """
-    _feature_map(input)
-    x = input['data']
-    _check_weights(param, x.shape[0], layer['num'])
-    b = np.tile(param['b'], (x.shape[1], 1)).T                             # (num, n)
-    return _structure(param['w'].T @ x + b, 1, 1, layer['num'])
+    x = _feature_map(input)
+    x = x.reshape(-1, x.shape[-1])                                         # (h*w*c, n)
+    num, = _get('the layer', layer, 'num')
+    w, b = _weights(param, x.shape[0], num)
+    b = np.tile(b, (x.shape[1], 1)).T                                      # (num, n)
+    return _structure(w.T @ x + b, 1, 1, num)
 
 
 def inner_product_backward(output, input, layer, param):
@@ -560,13 +616,12 @@ def inner_product_backward(output, input, layer, param):
     the gradient with respect to input['data'], (h*w*c, n).
     Raises ValueError if shapes do not fit.
     """
-    _feature_map(input)
-    x, diff = input['data'], output['diff']
-    _check_weights(param, x.shape[0], layer['num'])
-    if np.shape(diff) != (layer['num'], x.shape[1]):
-        raise ValueError(f"diff has shape {np.shape(diff)}; expected {(layer['num'], x.shape[1])}")
-    param_grad = {'w': x @ diff.T, 'b': diff.sum(axis=1)}
-    return param_grad, param['w'] @ diff
+    x = _feature_map(input)
+    x = x.reshape(-1, x.shape[-1])                                         # (h*w*c, n)
+    num, = _get('the layer', layer, 'num')
+    w, _ = _weights(param, x.shape[0], num)
+    diff = _diff(output, (num, x.shape[1]))
+    return {'w': x @ diff.T, 'b': diff.sum(axis=1)}, w @ diff
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -588,9 +643,9 @@ def mlrloss(wb, X, y, K, prediction):
     Raises ValueError if shapes do not fit or a label is not one of 0..K-1.
     """
     wb, X = np.asarray(wb), np.asarray(X)
-    if X.ndim != 2 or wb.shape != (X.shape[0] + 1, K - 1):
+    if X.ndim != 2 or X.shape[1] == 0 or wb.shape != (X.shape[0] + 1, K - 1):
         raise ValueError(f'wb has shape {wb.shape} for X of shape {X.shape} and K = {K}; '
-                         'expected wb (inputs + 1, K - 1) and X (inputs, n)')
+                         'expected wb (inputs + 1, K - 1) and X (inputs, n), n at least 1')
     y = _check_labels(y, X.shape[1], K)
     log_p = _log_softmax(_logits(wb[:-1], wb[-1], X))                      # (K, n)
     images = np.arange(X.shape[1])
@@ -627,13 +682,12 @@ def _check_labels(y, n, K):
     if y.shape != (n,):
         raise ValueError(f'labels have shape {y.shape}; expected ({n},), one per column of data')
     if not np.issubdtype(y.dtype, np.integer):
-        if not (np.issubdtype(y.dtype, np.floating) and np.all(y == np.floor(y)) and np.all(np.isfinite(y))):
+        if not np.issubdtype(y.dtype, np.floating) or not np.all(np.isfinite(y) & (y == np.floor(y))):
             raise ValueError(f'labels are {y.dtype} such as {y.flat[0] if y.size else None!r}; expected whole numbers')
-        y = y.astype(np.int64)
     wrong = (y < 0) | (y >= K)
     if wrong.any():
         raise ValueError(f'label {y[wrong][0]} at position {int(wrong.argmax())}; expected labels in 0..{K - 1}')
-    return y
+    return y.astype(np.intp, copy=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -654,22 +708,25 @@ def forward(params, layers, data):
     """
     maps = feature_map_shapes(layers)
     _check_params(params, layers, maps)
-    _check_data(data, maps[1])
+    data = _check_data(data, maps[1])
     return _forward(params, layers, maps, data)
 
 
 def _check_data(data, image_shape):
+    """data as an array. Raises ValueError unless it holds images of this shape, one a column."""
+    data = np.asanyarray(data)
     h, w, c = image_shape
-    if np.ndim(data) != 2 or data.shape[0] != h * w * c:
-        raise ValueError(f'data has shape {np.shape(data)}; expected {h * w * c} rows '
+    if data.ndim != 2 or data.shape[0] != h * w * c:
+        raise ValueError(f'data has shape {data.shape}; expected {h * w * c} rows '
                          f'(height {h} * width {w} * channel {c}) and a column per image')
     if data.shape[1] == 0:
         raise ValueError('data has 0 columns; expected at least one image')
+    return data
 
 
 def _forward(params, layers, maps, data):
     """`forward` on arguments that have been checked."""
-    outputs = {1: _structure(np.ascontiguousarray(data), *maps[1])}
+    outputs = {1: _structure(np.array(data, order='C'), *maps[1])}
     for i in range(2, len(layers)):
         layer, below = layers[i], outputs[i - 1]
         if layer['type'] == 'CONV':
@@ -680,10 +737,12 @@ def _forward(params, layers, maps, data):
             outputs[i] = relu_forward(below, layer)
         elif layer['type'] == 'IP':
             outputs[i] = inner_product_forward(below, layer, params[i - 1])
-        h, w, c = maps[i]
-        found, expected = outputs[i]['data'].shape, (h * w * c, data.shape[1])
-        assert found == expected, f"layer {i} ({layer['type']}) gave data of shape {found}; expected {expected}"
+        _assert_shape(i, layer, 'data', outputs[i]['data'], (np.prod(maps[i]), data.shape[1]))
     return outputs
+
+
+def _assert_shape(i, layer, name, found, expected):
+    assert found.shape == expected, f"layer {i} ({layer['type']}) gave {name} {found.shape}; expected {expected}"
 
 
 def predict(params, layers, data):
@@ -696,7 +755,7 @@ def predict(params, layers, data):
     """
     maps = feature_map_shapes(layers)
     _check_params(params, layers, maps)
-    _check_data(data, maps[1])
+    data = _check_data(data, maps[1])
     last = len(layers)
 
     def block_probabilities(columns):
@@ -718,7 +777,7 @@ def conv_net(params, layers, data, labels):
     """
     maps = feature_map_shapes(layers)
     _check_params(params, layers, maps)
-    _check_data(data, maps[1])
+    data = _check_data(data, maps[1])
     n = data.shape[1]
     if layers[1]['batch_size'] != n:
         raise ValueError(f"data has {n} columns; expected layers[1]['batch_size'] = {layers[1]['batch_size']}")
@@ -729,17 +788,17 @@ def conv_net(params, layers, data, labels):
 
     # The blocks' sums are added in the order of the columns, whichever thread was first: same seed, same digits.
     blocks = _map_blocks(block_sums, n)
-    cost, percent, param_grad = next(blocks)
-    for block_cost, block_percent, block_grad in blocks:
-        cost, percent = cost + block_cost, percent + block_percent
+    cost, right, param_grad = next(blocks)
+    for block_cost, block_right, block_grad in blocks:
+        cost, right = cost + block_cost, right + block_right
         for i in param_grad:
             for key in 'wb':
                 param_grad[i][key] += block_grad[i][key]
-    return {'cost': float(cost), 'percent': float(percent)}, param_grad
+    return {'cost': float(cost), 'percent': right / n}, param_grad
 
 
 def _forward_backward(params, layers, maps, data, labels, n):
-    """What a block of columns adds to the cost, percent and param_grad of a minibatch of n columns."""
+    """What a block adds to the cost, the number of right answers and the param_grad of a minibatch of n columns."""
     last = len(layers)
     outputs = _forward(params, layers, maps, data)
     wb = np.vstack([params[last - 1]['w'], params[last - 1]['b']])
@@ -751,12 +810,12 @@ def _forward_backward(params, layers, maps, data, labels, n):
     lowest = min(i for i in range(2, last + 1) if layers[i]['type'] in ('CONV', 'IP', 'LOSS'))
     for i in range(last - 1, 1, -1):
         layer, below = layers[i], outputs[i - 1]
-        param_grad[i - 1] = {'w': np.array([], data.dtype), 'b': np.array([], data.dtype)}
+        param_grad[i - 1] = {'w': np.array([], wb.dtype), 'b': np.array([], wb.dtype)}
         if i < lowest:
             continue
         output = {**outputs[i], 'diff': od}
         if layer['type'] == 'CONV' and i == lowest:
-            param_grad[i - 1] = _conv_param_grad(output, below, layer, params[i - 1])
+            param_grad[i - 1], od = _conv_param_grad(output, below, layer, params[i - 1]), None
         elif layer['type'] == 'CONV':
             param_grad[i - 1], od = conv_layer_backward(output, below, layer, params[i - 1])
         elif layer['type'] == 'POOLING':
@@ -765,10 +824,12 @@ def _forward_backward(params, layers, maps, data, labels, n):
             od = relu_backward(output, below, layer)
         elif layer['type'] == 'IP':
             param_grad[i - 1], od = inner_product_backward(output, below, layer, params[i - 1])
-        for found, expected in ((param_grad[i - 1]['w'], params[i - 1]['w']), (od, below['data'])):
-            assert i == lowest or found.shape == expected.shape, \
-                f"layer {i} ({layer['type']}) gave a gradient of shape {found.shape}; expected {expected.shape}"
-    return nll / n, percent * len(labels) / n, dict(sorted(param_grad.items()))
+        if od is not None:
+            _assert_shape(i, layer, 'od', od, below['data'].shape)
+        if layer['type'] in ('CONV', 'IP'):
+            for key in 'wb':
+                _assert_shape(i, layer, key, param_grad[i - 1][key], params[i - 1][key].shape)
+    return nll / n, round(percent * len(labels)), dict(sorted(param_grad.items()))
 
 
 def _map_blocks(function, n):
@@ -780,7 +841,8 @@ def _map_blocks(function, n):
     threads = min(blocks, _free_cores())
     for j in range(0, blocks, threads):
         # This thread takes the first block of each round, so that it need not wait to be woken up.
-        others = [_thread_pool(threads - 1, os.getpid()).submit(function, block)
+        # The others work in copies of its context, so that the caller's np.errstate holds for them too (NumPy 2).
+        others = [_thread_pool(threads - 1, os.getpid()).submit(contextvars.copy_context().run, function, block)
                   for block in columns[j + 1:j + threads]]
         yield function(columns[j])
         for other in others:
@@ -843,9 +905,12 @@ def sgd_momentum(w_rate, b_rate, mu, decay, params, param_winc, param_grad):
     params, param_winc, param_grad   dicts of the same shapes: parameters, accumulated gradients (theta), gradients
 
     Returns params_ and param_winc_, new dicts.
-    Raises ValueError if the shapes differ.
+    Raises ValueError if the keys or shapes differ.
     """
     w_rate, b_rate, mu, decay = float(w_rate), float(b_rate), float(mu), float(decay)
+    for name, other in (('param_winc', param_winc), ('param_grad', param_grad)):
+        if missing := params.keys() - other.keys():
+            raise ValueError(f'{name} lacks the keys {sorted(missing)}; expected those of params, {sorted(params)}')
     params_, param_winc_ = {}, {}
     for i in params:
         params_[i], param_winc_[i] = {}, {}

@@ -287,7 +287,7 @@ def test_shapes_of_a_layers_parameters(name, key):
 def test_pooling_output_of_another_size():
     """Windows of 2 give 5 x 4, windows of 5 give 2 x 1."""
     output = with_diff(pooling_layer_forward(INPUT, pooling(2, 1)))
-    with raises('output', '(5, 4, 2, 3)', '(2, 1, 2, 3)'):
+    with raises('output', '(40, 3)', '(4, 3)'):
         pooling_layer_backward(output, INPUT, pooling(5, 1))
 
 

@@ -105,8 +105,6 @@ def test_results_own_their_memory(name):
     """No result shares memory with an argument or with another result: writing into one changes nothing else."""
     args = arguments(name, np.float64)
     result = function_named(name)(*args)
-    if name == 'forward':
-        del result[1]                                            # the data itself
     found = list(arrays(result))
     for i, array in enumerate(found):
         assert array.flags.writeable
