@@ -986,15 +986,22 @@ def save_params(path, params, **extra):
     Raises OSError if the file can't be written (the file that was there is then still there), TypeError for a
     value of another kind.
     """
-    path = os.path.realpath(path)
     variables = {name: _to_mat(value) for name, value in {'params': params, **extra}.items()}
     buffer = io.BytesIO()
     scipy.io.savemat(buffer, variables, oned_as='column', long_field_names=True)
     content = bytearray(buffer.getbuffer())
     content[:116] = _HEADER.ljust(116)
     content[_DIGEST] = _digest(content)
+    write_whole(path, content)
 
-    temporary = path + '.tmp'
+
+def write_whole(path, content):
+    """Write bytes to a file: it then holds all of them, or, whatever happens meanwhile, what it held before.
+
+    Raises OSError if that fails.
+    """
+    path = os.path.realpath(path)
+    temporary = path + '.tmp'                          # in the same folder, so that it can take the file's place
     try:
         with open(temporary, 'wb') as file:
             file.write(content)

@@ -14,7 +14,6 @@ Each is drawn by a function that takes arrays and structures and returns a matpl
 """
 
 import argparse
-import contextlib
 import io
 import os
 import sys
@@ -32,7 +31,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from cnn_lenet import feature_map_shapes, forward, load_mnist, load_params, predict
+from cnn_lenet import feature_map_shapes, forward, load_mnist, load_params, predict, write_whole
 
 DPI = 150                # of the PNG files
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'     # Okabe and Ito's, which colour-blind readers tell apart
@@ -461,17 +460,7 @@ def save_figure(path, figure):
     """Write a Figure as PNG, whole or not at all. Raises OSError if that fails."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI, format='png')
-    temporary = f'{path}.tmp'
-    try:
-        with open(temporary, 'wb') as file:
-            file.write(buffer.getbuffer())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, f'cannot save: {error.strerror}', str(path)) from None
-        raise
+    write_whole(path, buffer.getbuffer())
 
 
 def show(draw):
