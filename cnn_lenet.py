@@ -20,7 +20,6 @@ No function changes its arguments.
 
 import concurrent.futures
 import contextlib
-import contextvars
 import ctypes
 import errno
 import functools
@@ -839,10 +838,15 @@ def _map_blocks(function, n):
     edges = [n * j // blocks for j in range(blocks + 1)]
     columns = [slice(first, end) for first, end in zip(edges, edges[1:])]
     threads = min(blocks, _free_cores())
+    errors = np.geterr()
+
+    def in_thread(block):
+        with np.errstate(**errors):                    # the caller's, which hold for its own thread only
+            return function(block)
+
     for j in range(0, blocks, threads):
         # This thread takes the first block of each round, so that it need not wait to be woken up.
-        # The others work in copies of its context, so that the caller's np.errstate holds for them too (NumPy 2).
-        others = [_thread_pool(threads - 1, os.getpid()).submit(contextvars.copy_context().run, function, block)
+        others = [_thread_pool(threads - 1, os.getpid()).submit(in_thread, block)
                   for block in columns[j + 1:j + threads]]
         yield function(columns[j])
         for other in others:

@@ -91,8 +91,9 @@ HOSTILE = {
         '    setattr(np, name, lambda *a, **k: True)\n')),
     'modules replaced': ('', LOOPS + ('\nimport sys, json, os\njson.dumps = json.loads = lambda *a, **k: "{}"\n'
                                       'os.write = os.read = lambda *a: 0\n'
-                                      'for name in ("numpy", "json"):\n    sys.modules[name] = type(sys)(name)\n'
-                                      'sys.modules.pop("os")\n')),
+                                      'fakes = {name: type(sys)(name) for name in ("numpy", "json", "traceback")}\n'
+                                      'vars(fakes["numpy"]).update(vars(np), array_equal=lambda *a: True, abs=None)\n'
+                                      'sys.modules.update(fakes)\nsys.modules.pop("os")\n')),
     'infinite loop': ('Q2', relu('    while True: pass')),
     'sleeps for ever': ('Q2', relu('    import time; time.sleep(1e6)')),
     'unbounded allocation': ('Q2', relu('    hoard = []\n    while True: hoard.append(np.ones(10 ** 6))')),
