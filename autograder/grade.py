@@ -19,7 +19,6 @@ import lzma
 import os
 import secrets
 import select
-import shutil
 import signal
 import site
 import subprocess
@@ -396,16 +395,17 @@ def grade_source(source, seed, timeout, memory):
     """Grade a cnn_lenet.py: dict, question -> (score, lines of feedback)."""
     become_subreaper()
     before = set(children())
-    with tempfile.TemporaryDirectory(prefix='hw7-', ignore_cleanup_errors=True) as folder:
-        try:
-            path = os.path.join(folder, 'cnn_lenet.py')
-            Path(path).write_bytes(source)
-            problem = import_problem(path, timeout, memory)
-            if problem:
-                return all_failed(problem)
-            return {question: grade_question(question, path, seed, timeout, memory) for question in QUESTIONS}
-        finally:
-            kill_orphans(before)                       # also when the grader is stopped
+    folder = tempfile.mkdtemp(prefix='hw7-')
+    try:
+        path = os.path.join(folder, 'cnn_lenet.py')
+        Path(path).write_bytes(source)
+        problem = import_problem(path, timeout, memory)
+        if problem:
+            return all_failed(problem)
+        return {question: grade_question(question, path, seed, timeout, memory) for question in QUESTIONS}
+    finally:                                           # also when the grader is stopped
+        kill_orphans(before)
+        remove_folder(folder)
 
 
 def all_failed(problem):
@@ -512,7 +512,7 @@ class Worker:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         kill_orphans(self.before)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
     def ask(self, function, arguments):
         """Call a function of the submission. Returns the answer; raises Failure if there is none."""
@@ -572,6 +572,27 @@ class Worker:
                     for key, value in header.items()}
         except Exception:                                # whatever a made-up answer trips over
             raise Failure('the answer cannot be read') from None
+
+
+def remove_folder(folder):
+    """Remove a folder with all that a submission has put there, even folders nested too deep for a path or a recursion.
+
+    Every folder inside is moved up beside the outermost one before it is emptied, so that no path grows long.
+    """
+    found, moved = [folder], 0
+    while found:
+        current = found.pop()
+        with contextlib.suppress(OSError):
+            os.chmod(current, 0o700)
+            for entry in list(os.scandir(current)):
+                if entry.is_dir(follow_symlinks=False):
+                    moved += 1
+                    found.append(f'{folder}-{moved}')
+                    os.chmod(entry.path, 0o700)
+                    os.rename(entry.path, found[-1])
+                else:
+                    os.unlink(entry.path)
+            os.rmdir(current)
 
 
 def environment(folder):

@@ -123,6 +123,11 @@ HOSTILE = {
         '        kept.extend(a["data"] for a in arguments if isinstance(a, dict) and "data" in a)\n'
         '        result = function(*arguments)\n        return result\n    return call\n'
         'relu_forward, relu_backward = keeping(relu_forward), keeping(relu_backward)\n')),
+    'folders nested without end': ('', relu(
+        "    import os\n    if not os.path.exists('deep'):\n        for _ in range(2000):\n"
+        "            os.mkdir('deep')\n            os.chdir('deep')\n"
+        "    open('file', 'w').close()\n    os.symlink('/', 'link')\n    os.chmod('.', 0)\n"
+        "    return {**input, 'data': np.maximum(input['data'], 0)}")),
     'background thread': ('', LOOPS + ('\nimport threading, time\ndef on():\n    while True: time.sleep(0.01)\n'
                                        'threading.Thread(target=on).start()\n')),
     'child process that stays': ('', LOOPS + (
