@@ -531,11 +531,14 @@ def pooling_layer_backward(output, input, layer):
     where windows overlap, an element that is the maximum of several gets the sum.
     Raises ValueError if shapes do not fit, or pad is not 0.
     """
+    _check_pool_pad(layer)
     x = _feature_map(input)
-    largest = _feature_map(pooling_layer_forward(input, layer))            # (h_out, w_out, c, n)
-    h_out, w_out, c, n = largest.shape
+    h, w, c, n = x.shape
+    h_out, w_out = _output_size(h, w, layer)
     diff = _diff(output, (h_out * w_out * c, n)).reshape(h_out, w_out, c, n)
     k, stride = layer['k'], layer['stride']
+    largest = functools.reduce(np.maximum, (x[a:a + stride * h_out:stride, b:b + stride * w_out:stride]
+                                            for a in range(k) for b in range(k)))    # (h_out, w_out, c, n)
     any_nan = np.isnan(largest).any()
     od = np.zeros(x.shape, diff.dtype)
     waiting = np.ones(diff.shape, bool)                # windows whose largest element is still to come
