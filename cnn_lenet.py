@@ -747,10 +747,11 @@ def _assert_shape(i, layer, name, found, expected):
     assert found.shape == expected, f"layer {i} ({layer['type']}) gave {name} {found.shape}; expected {expected}"
 
 
-def predict(params, layers, data):
+def predict(params, layers, data, threads=None):
     """Class probabilities of images (section 1.3).
 
-    data  (h*w*c, n), any number of columns
+    data     (h*w*c, n), any number of columns
+    threads  how many to use: None for one a core, 1 for the calling thread alone; the result is the same
     Returns (num, n): column j sums to 1; its largest element's index is the prediction for image j.
     Works through the columns in blocks, so that memory stays bounded.
     Raises ValueError if layers, parameters and data do not fit.
@@ -764,14 +765,15 @@ def predict(params, layers, data):
         top = _forward(params, layers, maps, data[:, columns])[last - 1]['data']
         return softmax(_logits(params[last - 1]['w'], params[last - 1]['b'], top))
 
-    return np.hstack(list(_map_blocks(block_probabilities, data.shape[1])))
+    return np.hstack(list(_map_blocks(block_probabilities, data.shape[1], threads)))
 
 
-def conv_net(params, layers, data, labels):
+def conv_net(params, layers, data, labels, threads=None):
     """Cost and gradients of the network on one minibatch: feed forward, then backpropagation (sections 5.2, 5.3).
 
     data    (h*w*c, n) with n = layers[1]['batch_size']
     labels  (n,) whole numbers in 0..num-1
+    threads how many to use: None for one a core, 1 for the calling thread alone; the result is the same
 
     Returns cp, with `cost` (mean negative log-likelihood) and `percent` (share of right answers, 0..1), and
     param_grad, in the shapes of `params`, the gradient of the mean cost.
@@ -789,7 +791,7 @@ def conv_net(params, layers, data, labels):
         return _forward_backward(params, layers, maps, data[:, columns], labels[columns], n)
 
     # The blocks' sums are added in the order of the columns, whichever thread was first: same seed, same digits.
-    blocks = _map_blocks(block_sums, n)
+    blocks = _map_blocks(block_sums, n, threads)
     cost, right, param_grad = next(blocks)
     for block_cost, block_right, block_grad in blocks:
         cost, right = cost + block_cost, right + block_right
@@ -834,13 +836,13 @@ def _forward_backward(params, layers, maps, data, labels, n):
     return nll / n, round(percent * len(labels)), dict(sorted(param_grad.items()))
 
 
-def _map_blocks(function, n):
+def _map_blocks(function, n, threads=None):
     """function(columns) for every block of at most BLOCK of n columns, in order, on as many threads as help."""
     _keep_freed_memory()
     blocks = -(-n // BLOCK)
     edges = [n * j // blocks for j in range(blocks + 1)]
     columns = [slice(first, end) for first, end in zip(edges, edges[1:])]
-    threads = min(blocks, _free_cores())
+    threads = min(blocks, threads or _free_cores())
     errors = np.geterr()
 
     def in_thread(block):
