@@ -177,15 +177,20 @@ def _param_shapes(layers, shapes):
 # ---------------------------------------------------------------------------------------------------------------
 
 
-def _columns(structure, key='data'):
-    """structure[key] as floats, (h*w*c, n)."""
-    _check_structure(structure, key)
-    array = np.asanyarray(structure[key])
-    return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)
+def _columns(structure):
+    """The data of a structure as floats, (h*w*c, n)."""
+    _check_structure(structure)
+    return _floats(structure['data'])
+
+
+def _floats(array):
+    """An array as it is if it holds floats, otherwise as float64."""
+    array = np.asanyarray(array)
+    return array if array.dtype.kind == 'f' else array.astype(np.float64)
 
 
 def _feature_map(structure):
-    """The data of a structure as floats, (h*w*c, n) viewed as (h, w, c, n)."""
+    """The same as (h, w, c, n)."""
     data = _columns(structure)
     return data.reshape([structure[key] for key in ('height', 'width', 'channel', 'batch_size')])
 
@@ -206,7 +211,7 @@ def _weights(param, rows, num):
 
 def _diff(output, rows, n):
     """output['diff'], the gradient with respect to what a layer returned: (rows, n)."""
-    diff = np.asanyarray(output['diff'])
+    diff = _floats(output['diff'])
     _check_shape('diff', diff, (rows, n))
     return diff
 
@@ -435,7 +440,8 @@ def relu_forward(input, layer=None):
     input  structure, data (h*w*c, n); `layer` is not used
     Returns output: structure of the same size.
     """
-    return {**input, 'data': np.maximum(_columns(input), 0)}
+    x = _columns(input)
+    return {**input, 'data': np.maximum(x, 0)}
 
 
 def relu_backward(output, input, layer=None):
@@ -812,9 +818,10 @@ def load_params(path):
         variables = scipy.io.loadmat(io.BytesIO(content), struct_as_record=False)
         layout = json.loads(str(variables.pop('numpy_layout', ['{}'])[0]))
         extra = {name: _from_mat(value, name, layout) for name, value in variables.items() if not name.startswith('__')}
-        return _with_two_dimensions(extra.pop('params')), extra
+        return _as_params(extra.pop('params')), extra
     except Exception as error:  # scipy raises whatever a foreign file happens to trip over
-        raise ValueError(f'{path}: not a saved model ({type(error).__name__}: {error})') from None
+        raise ValueError(f'{path}: not a saved model, a MAT-file in which params{{i}} has w (rows, num) and b (num); '
+                         f'{type(error).__name__}: {error}') from None
 
 
 def write_whole(path, content):
@@ -924,10 +931,15 @@ def _from_mat(value, name, layout):
     return value.item() if value.ndim == 0 else value
 
 
-def _with_two_dimensions(params):
-    """Parameters in which every w has as many columns as b has elements, whatever dimensions a MAT-file gave them."""
-    return {i: {'w': np.reshape(param['w'], (-1, np.size(param['b']))) if np.size(param['b']) else np.ravel(param['w']),
-                'b': np.ravel(param['b'])} for i, param in params.items()}
+def _as_params(loaded):
+    """Loaded parameters as w (rows, num) and b (num,), whatever dimensions a MAT-file gave them."""
+    params = {}
+    for i, param in loaded.items():
+        num = np.size(param['b'])
+        if num > 1 and num not in np.shape(param['b']):
+            raise ValueError(f"params{{{i}}}.b is {_brief(param['b'])}")
+        params[i] = {'w': np.reshape(param['w'], (-1, num) if num else 0), 'b': np.reshape(param['b'], num)}
+    return params
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -977,15 +989,14 @@ def _check_count(owner, name, value, least):
 
 
 def _brief(value):
-    """A value for a message: arrays by their shapes, anything else by its first 60 characters."""
+    """A value for a message: arrays by their shapes, lists and dicts by what they hold, the rest by 60 characters."""
     if isinstance(value, np.ndarray):
         return f'an array of shape {value.shape}' + ('' if value.dtype.kind in 'fiub' else f' and type {value.dtype}')
-    if isinstance(value, dict):
-        return f'a dict with the keys {_brief(list(value))}'
-    if isinstance(value, (tuple, list)) and any(isinstance(item, (np.ndarray, dict)) for item in value):
+    if isinstance(value, tuple) and any(isinstance(item, (np.ndarray, dict)) for item in value):
         return ' and '.join(map(_brief, value))
-    text = repr(value)
-    return text if len(text) <= 60 else f'{text[:57]}...'
+    text = repr(list(value) if isinstance(value, dict) else value)
+    return {dict: 'a dict with the keys ', list: 'a list '}.get(type(value), '') + (
+        text if len(text) <= 60 else f'{text[:57]}...')
 
 
 # Layers
@@ -993,8 +1004,7 @@ def _brief(value):
 def _check_layers(layers):
     """Raise ValueError unless `layers` has the keys 1..l, DATA first, LOSS last, and in each layer what it needs."""
     if not isinstance(layers, dict) or not layers or set(layers) != set(range(1, len(layers) + 1)):
-        found = f'has the keys {list(layers)}' if isinstance(layers, dict) and layers else f'is {_brief(layers)}'
-        raise ValueError(f'layers {found}; expected a dict with the integers 1, 2, ..., l as keys')
+        raise ValueError(f'layers is {_brief(layers)}; expected a dict with the integers 1, 2, ..., l as keys')
     for i, layer in layers.items():
         kind = layer.get('type') if isinstance(layer, dict) else None
         if not isinstance(kind, str) or kind not in _LAYER_KEYS:
@@ -1021,9 +1031,10 @@ def _naming_layer(i, layer):
 
 
 def _check_init_type(i, layer):
-    if layer.get('init_type') not in ('uniform', 'gaussian'):
-        raise ValueError(f"layer {i} (IP) has init_type {_brief(layer.get('init_type'))}; "
-                         "expected 'uniform' or 'gaussian'")
+    if 'init_type' not in layer:
+        raise ValueError(f"layer {i} (IP) lacks the key 'init_type'; expected 'uniform' or 'gaussian'")
+    if layer['init_type'] not in ('uniform', 'gaussian'):
+        raise ValueError(f"layer {i} (IP) has init_type {_brief(layer['init_type'])}; expected 'uniform' or 'gaussian'")
 
 
 def _check_windows(height, width, layer):
@@ -1048,18 +1059,18 @@ def _check_group(layer, c):
 
 # Arguments
 
-def _check_structure(structure, key):
-    """Raise TypeError or ValueError unless structure[key] has a row for each of h*w*c and a column for each image."""
+def _check_structure(structure):
+    """Raise TypeError or ValueError unless there is a row for each of h*w*c and a column for each image."""
     if not isinstance(structure, dict):
-        raise TypeError(f'a layer was given {_brief(structure)}; expected a structure, a dict with {key!r}')
-    shape = np.shape(structure[key])
-    sizes = [structure.get(name) for name in ('height', 'width', 'channel', 'batch_size')]
+        raise TypeError(f'a layer was given {_brief(structure)}; expected a structure, a dict with data')
+    shape = np.shape(structure['data'])
     if len(shape) != 2:
-        raise ValueError(f'{key} has shape {shape}; expected two dimensions, (height * width * channel, batch_size)')
+        raise ValueError(f'data has shape {shape}; expected two dimensions, (height * width * channel, batch_size)')
+    sizes = [structure.get(key) for key in ('height', 'width', 'channel', 'batch_size')]
     if None not in sizes:
         h, w, c, n = sizes
         if shape != (h * w * c, n):
-            raise ValueError(f'{key} has shape {shape}; expected {(int(h * w * c), int(n))}: height {h} * width {w} * '
+            raise ValueError(f'data has shape {shape}; expected {(int(h * w * c), int(n))}: height {h} * width {w} * '
                              f'channel {c} rows and batch_size = {n} columns')
 
 
@@ -1132,9 +1143,11 @@ def _check_solver(params, param_winc, param_grad):
         for i in params:
             for key in 'wb':
                 found, expected = tree[i][key], params[i][key]
-                if not isinstance(found, np.ndarray) or found.shape != np.shape(expected):
-                    raise ValueError(f'{name}[{i}][{key!r}] is {_brief(found)}; expected an array of the shape that it '
-                                     f'has in params, {np.shape(expected)}')
+                if not isinstance(found, np.ndarray):
+                    raise ValueError(f'{name}[{i}][{key!r}] is {_brief(found)}; expected an array')
+                if found.shape != expected.shape:
+                    raise ValueError(f'{name}[{i}][{key!r}] has shape {found.shape}; expected the same shape as in '
+                                     f'params, {expected.shape}')
 
 
 # What the layer functions return
@@ -1143,7 +1156,8 @@ def _check_output(i, layer, output, shape, n):
     """The structure that a forward function returned, if it is one of this shape (h, w, c) for n images."""
     keys = 'height', 'width', 'channel', 'batch_size', 'data'
     if not isinstance(output, dict) or not output.keys() >= set(keys):
-        raise _wrong_return(i, layer, 'forward', _brief(output), f'a dict with {", ".join(keys)}')
+        found = f'a dict without {sorted(set(keys) - output.keys())}' if isinstance(output, dict) else _brief(output)
+        raise _wrong_return(i, layer, 'forward', found, f'a dict with {", ".join(keys)}')
     h, w, c = shape
     found = output['height'], output['width'], output['channel'], output['batch_size']
     # The outputs of an inner product may count as num x 1 x 1 as well.
