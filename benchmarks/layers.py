@@ -1,16 +1,24 @@
-"""Where the time goes: every layer of LeNet, forward and backward, and how it grows with the batch and the image.
+"""Where the time of a training iteration goes, and how it grows with the batch and the image.
 
-    python benchmarks/layers.py
+    python benchmarks/layers.py                  both tables
+    python benchmarks/layers.py --in-sequence    each function, alone in a loop and in its place in an iteration
+    python benchmarks/layers.py --growth         conv_net by batch and image size
+
+A function that runs alone in a loop finds its arrays in the cache. In its place in an iteration it does not, so that
+is the time that counts.
 """
 
+import argparse
+import contextlib
+import functools
 import os
-
-os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
-
 import statistics
 import sys
 import time
 from pathlib import Path
+
+# One BLAS thread for what is measured outside conv_net; inside it, conv_net sees to that itself.
+os.environ['OPENBLAS_NUM_THREADS'] = '1'
 
 import numpy as np
 
@@ -18,6 +26,39 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cnn_lenet as net
 from testLeNet import get_lenet
+
+BATCH = 64
+WARM_UP, ITERATIONS = 20, 150
+
+LAYER_NAMES = {2: 'conv1', 3: 'pool1', 4: 'conv2', 5: 'pool2', 6: 'inner product', 7: 'ReLU', 8: 'loss'}
+
+# The functions that conv_net calls: what each computes, and in how many matrix products of its layer's size.
+FUNCTIONS = {
+    'conv_layer_forward': ('forward', 1),
+    'pooling_layer_forward': ('forward', 0),
+    'inner_product_forward': ('forward', 1),
+    'relu_forward': ('forward', 0),
+    'mlrloss': ('forward and backward', 3),
+    'relu_backward': ('backward', 0),
+    'inner_product_backward': ('backward', 2),
+    'pooling_layer_backward': ('backward', 0),
+    'conv_layer_backward': ('backward', 2),
+    '_conv_param_grad': ('dW', 1),
+    '_conv_input_od': ('dX', 1),
+}
+if hasattr(net, '_conv_param_grad') and hasattr(net, '_conv_input_od'):
+    del FUNCTIONS['conv_layer_backward']               # which only calls the other two
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--in-sequence', action='store_true', help='only the table of the functions in an iteration')
+    parser.add_argument('--growth', action='store_true', help='only the table by batch and image size')
+    flags = parser.parse_args()
+    if flags.in_sequence or not flags.growth:
+        print_in_sequence()
+    if flags.growth or not flags.in_sequence:
+        print_growth()
 
 
 def median_ms(function, *arguments, repeats=30):
@@ -28,6 +69,155 @@ def median_ms(function, *arguments, repeats=30):
         function(*arguments)
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[2:]) * 1e3
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Each function in its place in an iteration
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def print_in_sequence():
+    """Milliseconds of every function of an iteration on MNIST: alone, in its place, and its products alone."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    layers = get_lenet()
+    samples = first_arguments(layers)
+    one, own, whole = train(layers, threads=1)
+    many, many_own, many_whole = train(layers, threads=None)
+    rate = gemm_rate()
+    print(f'\nOne training iteration of LeNet, {BATCH} images: medians of {ITERATIONS} iterations in milliseconds.')
+    print(f'Products alone: at {rate:.0f} GFLOP/s, the rate of one core in large float32 products.\n')
+    print(f"{'':26}|{'one call':^48}|{'all calls of an iteration':^32}")
+    print(f"{'':26}|{'':8}{'products':>10}{'alone in':>10}{'in its place on':>20}|{'':8}{'in their place on':>24}")
+    print(f"{'':26}|{'images':>8}{'alone':>10}{'a loop':>10}{'1 thread':>10}{f'{cores} threads':>10}"
+          f"|{'calls':>8}{'1 thread':>12}{f'{cores} threads':>12}")
+    for row, arguments in samples.items():
+        function, i = row
+        products = flop(function, layers, i, arguments) / rate / 1e6
+        alone = median_ms(getattr(net, function), *arguments)
+        print(f"{f'{LAYER_NAMES[i]} {FUNCTIONS[function][0]}':26}|{images(arguments):8}{products:10.2f}{alone:10.2f}"
+              f"{one[row]['call']:10.2f}{many[row]['call']:10.2f}"
+              f"|{one[row]['calls']:8.0f}{one[row]['iteration']:12.2f}{many[row]['iteration']:12.2f}")
+    added = [sum(times['iteration'] for times in table.values()) for table in (one, many)]
+    for title, *times in (('all of these, added up', *added), ('conv_net', own['conv_net'], many_own['conv_net']),
+                          ('sgd_momentum', own['sgd_momentum'], many_own['sgd_momentum']),
+                          ('the whole iteration', whole, many_whole)):
+        print(f"{title:26}|{'':48}|{'':8}{times[0]:12.2f}{times[1]:12.2f}")
+
+
+@contextlib.contextmanager
+def recorded(record):
+    """Within this block every call of one of FUNCTIONS also calls record(name, arguments, seconds)."""
+    originals = {name: getattr(net, name) for name in FUNCTIONS if hasattr(net, name)}
+
+    def recording(name, function):
+        @functools.wraps(function)
+        def call(*arguments):
+            began = time.perf_counter()
+            result = function(*arguments)
+            record(name, arguments, time.perf_counter() - began)
+            return result
+        return call
+
+    for name, function in originals.items():
+        setattr(net, name, recording(name, function))
+    try:
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(net, name, function)
+
+
+def first_arguments(layers):
+    """What every function is called with first in an iteration: dict, (function name, layer number): arguments."""
+    samples = {}
+    with recorded(lambda name, arguments, _: samples.setdefault((name, layer_number(layers, arguments)), arguments)):
+        for _ in training(layers, threads=1, iterations=1):
+            pass
+    return samples
+
+
+def train(layers, threads):
+    """Train, and take the time of every function in its place.
+
+    Returns a dict, (function name, layer number): median milliseconds per call and per iteration, and the number of
+    calls in an iteration; a dict with those of conv_net and sgd_momentum; those of the whole iteration.
+    """
+    calls, iterations, own = [], [], []
+    with recorded(lambda name, arguments, seconds: calls.append((name, layer_number(layers, arguments), seconds))):
+        for seconds in training(layers, threads, WARM_UP + ITERATIONS):
+            iterations.append(list(calls))
+            own.append(seconds)
+            calls.clear()
+    iterations, own = iterations[WARM_UP:], own[WARM_UP:]
+    table = {}
+    for row in dict.fromkeys((name, i) for iteration in iterations for name, i, _ in iteration):
+        times = [[seconds for name, i, seconds in iteration if (name, i) == row] for iteration in iterations]
+        table[row] = {'call': statistics.median(sum(times, [])) * 1e3,
+                      'iteration': statistics.median(map(sum, times)) * 1e3,
+                      'calls': statistics.median(map(len, times))}
+    return (table, {name: statistics.median(seconds[name] for seconds in own) * 1e3 for name in own[0]},
+            statistics.median(sum(seconds.values()) for seconds in own) * 1e3)
+
+
+def training(layers, threads, iterations):
+    """Train on MNIST, and yield the seconds of every iteration: {'conv_net': ..., 'sgd_momentum': ...}."""
+    rng = np.random.RandomState(0)
+    xtrain, ytrain, *_ = net.load_mnist(True, np.float32, rng)
+    params = net.init_convnet(layers, np.float32, rng)
+    winc = {i: {key: np.zeros_like(value) for key, value in param.items()} for i, param in params.items()}
+    order = rng.permutation(len(ytrain))
+    for t in range(iterations):
+        index = order[t * BATCH:(t + 1) * BATCH]
+        times = [time.perf_counter()]
+        _, param_grad = net.conv_net(params, layers, xtrain[:, index], ytrain[index], threads)
+        times.append(time.perf_counter())
+        params, winc = net.sgd_momentum(0.01, 0.02, 0.9, 0.0005, params, winc, param_grad)
+        times.append(time.perf_counter())
+        yield {'conv_net': times[1] - times[0], 'sgd_momentum': times[2] - times[1]}
+
+
+def layer_number(layers, arguments):
+    """Which layer a function was called for: the layer is among its arguments, except for that of the loss."""
+    for i, layer in layers.items():
+        if any(argument is layer for argument in arguments):
+            return i
+    return len(layers)
+
+
+def images(arguments):
+    """How many columns a function was called with: those of its structure, or of its second array."""
+    structure = next((argument for argument in arguments if isinstance(argument, dict) and 'data' in argument), None)
+    return structure['data'].shape[1] if structure else arguments[1].shape[-1]
+
+
+def flop(function, layers, i, arguments):
+    """Multiplications and additions in a function's matrix products."""
+    param = next((argument for argument in arguments if isinstance(argument, dict) and 'w' in argument), None)
+    weights = (param or net.init_convnet(layers)[i - 1])['w']
+    h_out, w_out, _ = net.feature_map_shapes(layers).get(i, (1, 1, 0))
+    return FUNCTIONS[function][1] * 2 * h_out * w_out * weights.size * images(arguments)
+
+
+def gemm_rate():
+    """Rate of one core in large float32 products, in GFLOP/s."""
+    size = 1024
+    a, b = (np.random.RandomState(i).rand(size, size).astype(np.float32) for i in (0, 1))
+    return 2 * size ** 3 / median_ms(np.matmul, a, b, repeats=10) / 1e6
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Growth
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def print_growth():
+    print('\nconv_net            ms per image   GFLOP/s')
+    for side, batches in ((28, (1, 4, 16, 64, 256, 1024)), (56, (64,)), (112, (64,))):
+        for n in batches:
+            layers, params, data, labels = make_net(side, n)
+            repeats = 5 if n * side > 7000 else 20
+            took = median_ms(net.conv_net, params, layers, data, labels, repeats=repeats) / n
+            print(f'{side:3} x {side:3}, batch {n:4} {took:10.4f} {flop_per_image(layers) / took / 1e6:10.1f}')
 
 
 def make_net(side, n):
@@ -41,56 +231,17 @@ def make_net(side, n):
 
 def flop_per_image(layers):
     """Multiplications and additions in the matrix products of a training iteration, for one image."""
-    maps = net.feature_map_shapes(layers)
+    shapes = net.feature_map_shapes(layers)
     total = 0
     for i, layer in layers.items():
         if layer['type'] == 'CONV':
-            h_out, w_out, _ = maps[i]
+            h_out, w_out, _ = shapes[i]
             products = 2 if i == 2 else 3              # the input of the first layer needs no gradient
-            total += products * 2 * h_out * w_out * layer['k'] ** 2 * maps[i - 1][2] * layer['num']
+            total += products * 2 * h_out * w_out * layer['k'] ** 2 * shapes[i - 1][2] * layer['num']
         elif layer['type'] in ('IP', 'LOSS'):
-            total += 3 * 2 * np.prod(maps[i - 1]) * layer['num']
+            total += 3 * 2 * np.prod(shapes[i - 1]) * layer['num']
     return total
 
 
-FUNCTIONS = {
-    'CONV': (net.conv_layer_forward, net.conv_layer_backward),
-    'POOLING': (net.pooling_layer_forward, net.pooling_layer_backward),
-    'RELU': (net.relu_forward, net.relu_backward),
-    'IP': (net.inner_product_forward, net.inner_product_backward),
-}
-
-
-def print_layers(n):
-    """One thread, the block of columns that conv_net gives to each of its threads."""
-    layers, params, data, labels = make_net(28, n)
-    outputs = net.forward(params, layers, data)
-    rng = np.random.RandomState(1)
-    print(f'\none layer at a time, {n} images, one thread     forward  backward (ms)')
-    for i in range(2, 8):
-        layer, below = layers[i], outputs[i - 1]
-        output = {**outputs[i], 'diff': rng.rand(*outputs[i]['data'].shape).astype(np.float32)}
-        forward, backward = FUNCTIONS[layer['type']]
-        param = [params[i - 1]] if layer['type'] in ('CONV', 'IP') else []
-        print(f"layer {i} {layer['type']:38} {median_ms(forward, below, layer, *param):8.3f} "
-              f"{median_ms(backward, output, below, layer, *param):9.3f}")
-    wb = np.vstack([params[7]['w'], params[7]['b']])
-    print(f"layer 8 {'LOSS':38} {median_ms(net.mlrloss, wb, outputs[7]['data'], labels, 10, 1):8.3f}")
-    winc = {i: {key: np.zeros_like(value) for key, value in param.items()} for i, param in params.items()}
-    print(f"{'sgd_momentum':46} {median_ms(net.sgd_momentum, .01, .02, .9, .0005, params, winc, params):8.3f}")
-    print('(layer 2 backward includes the gradient of its input, which conv_net leaves out)')
-
-
-def print_growth():
-    print('\nconv_net            ms per image   GFLOP/s')
-    for side, batches in ((28, (1, 4, 16, 64, 256, 1024)), (56, (64,)), (112, (64,))):
-        for n in batches:
-            layers, params, data, labels = make_net(side, n)
-            repeats = 5 if n * side > 7000 else 20
-            took = median_ms(net.conv_net, params, layers, data, labels, repeats=repeats) / n
-            print(f'{side:3} x {side:3}, batch {n:4} {took:10.4f} {flop_per_image(layers) / took / 1e6:10.1f}')
-
-
 if __name__ == '__main__':
-    print_layers(32)
-    print_growth()
+    main()
