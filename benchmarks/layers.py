@@ -32,19 +32,19 @@ WARM_UP, ITERATIONS = 20, 150
 
 LAYER_NAMES = {2: 'conv1', 3: 'pool1', 4: 'conv2', 5: 'pool2', 6: 'inner product', 7: 'ReLU', 8: 'loss'}
 
-# The functions that conv_net calls: what each computes, and in how many matrix products of its layer's size.
+# The functions that conv_net calls: for which type of layer, what each computes, and in how many matrix products.
 FUNCTIONS = {
-    'conv_layer_forward': ('forward', 1),
-    'pooling_layer_forward': ('forward', 0),
-    'inner_product_forward': ('forward', 1),
-    'relu_forward': ('forward', 0),
-    'mlrloss': ('forward and backward', 3),
-    'relu_backward': ('backward', 0),
-    'inner_product_backward': ('backward', 2),
-    'pooling_layer_backward': ('backward', 0),
-    'conv_layer_backward': ('backward', 2),
-    '_conv_param_grad': ('dW', 1),
-    '_conv_input_od': ('dX', 1),
+    'conv_layer_forward': ('CONV', 'forward', 1),
+    'pooling_layer_forward': ('POOLING', 'forward', 0),
+    'inner_product_forward': ('IP', 'forward', 1),
+    'relu_forward': ('RELU', 'forward', 0),
+    'mlrloss': ('LOSS', 'forward and backward', 3),
+    'relu_backward': ('RELU', 'backward', 0),
+    'inner_product_backward': ('IP', 'backward', 2),
+    'pooling_layer_backward': ('POOLING', 'backward', 0),
+    'conv_layer_backward': ('CONV', 'backward', 2),
+    '_conv_param_grad': ('CONV', 'dW', 1),
+    '_conv_input_od': ('CONV', 'dX', 1),
 }
 if hasattr(net, '_conv_param_grad') and hasattr(net, '_conv_input_od'):
     del FUNCTIONS['conv_layer_backward']               # which only calls the other two
@@ -94,7 +94,7 @@ def print_in_sequence():
         function, i = row
         products = flop(function, layers, i, arguments) / rate / 1e6
         alone = median_ms(getattr(net, function), *arguments)
-        print(f"{f'{LAYER_NAMES[i]} {FUNCTIONS[function][0]}':26}|{images(arguments):8}{products:10.2f}{alone:10.2f}"
+        print(f"{f'{LAYER_NAMES[i]} {FUNCTIONS[function][1]}':26}|{images(arguments):8}{products:10.2f}{alone:10.2f}"
               f"{one[row]['call']:10.2f}{many[row]['call']:10.2f}"
               f"|{one[row]['calls']:8.0f}{one[row]['iteration']:12.2f}{many[row]['iteration']:12.2f}")
     added = [sum(times['iteration'] for times in table.values()) for table in (one, many)]
@@ -105,8 +105,8 @@ def print_in_sequence():
 
 
 @contextlib.contextmanager
-def recorded(record):
-    """Within this block every call of one of FUNCTIONS also calls record(name, arguments, seconds)."""
+def recorded(layers, record):
+    """Within this block every call of one of FUNCTIONS also calls record((name, layer number), arguments, seconds)."""
     originals = {name: getattr(net, name) for name in FUNCTIONS if hasattr(net, name)}
 
     def recording(name, function):
@@ -114,7 +114,8 @@ def recorded(record):
         def call(*arguments):
             began = time.perf_counter()
             result = function(*arguments)
-            record(name, arguments, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            record((name, layer_number(layers, name, arguments)), arguments, seconds)
             return result
         return call
 
@@ -130,7 +131,7 @@ def recorded(record):
 def first_arguments(layers):
     """What every function is called with first in an iteration: dict, (function name, layer number): arguments."""
     samples = {}
-    with recorded(lambda name, arguments, _: samples.setdefault((name, layer_number(layers, arguments)), arguments)):
+    with recorded(layers, lambda row, arguments, _: samples.setdefault(row, arguments)):
         for _ in training(layers, threads=1, iterations=1):
             pass
     return samples
@@ -143,15 +144,15 @@ def train(layers, threads):
     calls in an iteration; a dict with those of conv_net and sgd_momentum; those of the whole iteration.
     """
     calls, iterations, own = [], [], []
-    with recorded(lambda name, arguments, seconds: calls.append((name, layer_number(layers, arguments), seconds))):
+    with recorded(layers, lambda row, arguments, seconds: calls.append((row, seconds))):
         for seconds in training(layers, threads, WARM_UP + ITERATIONS):
             iterations.append(list(calls))
             own.append(seconds)
             calls.clear()
     iterations, own = iterations[WARM_UP:], own[WARM_UP:]
     table = {}
-    for row in dict.fromkeys((name, i) for iteration in iterations for name, i, _ in iteration):
-        times = [[seconds for name, i, seconds in iteration if (name, i) == row] for iteration in iterations]
+    for row in dict.fromkeys(row for iteration in iterations for row, _ in iteration):
+        times = [[seconds for found, seconds in iteration if found == row] for iteration in iterations]
         table[row] = {'call': statistics.median(sum(times, [])) * 1e3,
                       'iteration': statistics.median(map(sum, times)) * 1e3,
                       'calls': statistics.median(map(len, times))}
@@ -176,12 +177,10 @@ def training(layers, threads, iterations):
         yield {'conv_net': times[1] - times[0], 'sgd_momentum': times[2] - times[1]}
 
 
-def layer_number(layers, arguments):
-    """Which layer a function was called for: the layer is among its arguments, except for that of the loss."""
-    for i, layer in layers.items():
-        if any(argument is layer for argument in arguments):
-            return i
-    return len(layers)
+def layer_number(layers, function, arguments):
+    """Which layer a function was called for: the one among its arguments, otherwise the first of its type."""
+    numbers = [i for i, layer in layers.items() if layer['type'] == FUNCTIONS[function][0]]
+    return next((i for i in numbers if any(argument is layers[i] for argument in arguments)), numbers[0])
 
 
 def images(arguments):
@@ -195,7 +194,7 @@ def flop(function, layers, i, arguments):
     param = next((argument for argument in arguments if isinstance(argument, dict) and 'w' in argument), None)
     weights = (param or net.init_convnet(layers)[i - 1])['w']
     h_out, w_out, _ = net.feature_map_shapes(layers).get(i, (1, 1, 0))
-    return FUNCTIONS[function][1] * 2 * h_out * w_out * weights.size * images(arguments)
+    return FUNCTIONS[function][2] * 2 * h_out * w_out * weights.size * images(arguments)
 
 
 def gemm_rate():
