@@ -2,9 +2,10 @@
 
     python autograder/handout.py OUT     writes OUT/hw7-handout/ and OUT/hw7-handout.tar
 
-The starter's cnn_lenet.py is the solution's, but for the seven functions of section 6 that students write: they keep
-signature and docstring, and return zeros of the right shape until their bodies are written. Whatever private helpers
-only the solution's bodies used are left out, so that they give nothing away.
+The starter's cnn_lenet.py is the solution's, but for the seven functions that students write: those keep signature and
+docstring, and return zeros of the right shape until their bodies are written. Private helpers, constants and imports
+that only the solution's bodies need are left out. With it go the training script, the data, the tests of the seven
+functions, a README and the licence.
 """
 
 import argparse
@@ -17,48 +18,59 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from grade import QUESTIONS
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 NAME = 'hw7-handout'
-COPIED = ('testLeNet.py', 'vis_data.py', 'mnist_all.mat', 'requirements.txt')
+COPIED = ('testLeNet.py', 'vis_data.py', 'mnist_all.mat', 'requirements.txt', 'LICENSE', 'tests/test_questions.py')
+
+# `python -m pytest` in the package: short tracebacks, and where the code is if a test takes longer than 30 seconds.
+PYTEST_INI = '''\
+[pytest]
+testpaths = tests
+pythonpath = .
+addopts = --tb=short --no-header -rN
+faulthandler_timeout = 30
+'''
 
 # What a function returns until the student has written it: right shapes, zeros.
 BODIES = {
-    'pooling_layer_forward': ('Q1', 20, '''
-        h_out = (input['height'] - layer['k']) // layer['stride'] + 1
-        w_out = (input['width'] - layer['k']) // layer['stride'] + 1
-        output = {'height': h_out, 'width': w_out, 'channel': input['channel'], 'batch_size': input['batch_size']}
-        output['data'] = np.zeros((h_out * w_out * input['channel'], input['batch_size']), input['data'].dtype)
-        return output
-        '''),
-    'relu_forward': ('Q2', 3, '''
-        output = {key: input[key] for key in ('height', 'width', 'channel', 'batch_size')}
-        output['data'] = np.zeros(input['data'].shape, input['data'].dtype)
-        return output
-        '''),
-    'inner_product_forward': ('Q3', 10, '''
-        output = {'height': 1, 'width': 1, 'channel': layer['num'], 'batch_size': input['batch_size']}
-        output['data'] = np.zeros((layer['num'], input['batch_size']), input['data'].dtype)
-        return output
-        '''),
-    'pooling_layer_backward': ('Q4', 20, '''
-        input_od = np.zeros(input['data'].shape, input['data'].dtype)
-        return input_od
-        '''),
-    'relu_backward': ('Q5', 3, '''
-        input_od = np.zeros(input['data'].shape, input['data'].dtype)
-        return input_od
-        '''),
-    'inner_product_backward': ('Q6', 10, '''
-        param_grad = {key: np.zeros(param[key].shape, param[key].dtype) for key in 'wb'}
-        input_od = np.zeros(input['data'].shape, input['data'].dtype)
-        return param_grad, input_od
-        '''),
-    'sgd_momentum': ('Q7', 7, '''
-        params_ = {i: dict(param) for i, param in params.items()}
-        param_winc_ = {i: dict(winc) for i, winc in param_winc.items()}
-        return params_, param_winc_
-        '''),
+    'pooling_layer_forward': '''
+    h_out = (input['height'] - layer['k']) // layer['stride'] + 1
+    w_out = (input['width'] - layer['k']) // layer['stride'] + 1
+    output = {'height': h_out, 'width': w_out, 'channel': input['channel'], 'batch_size': input['batch_size']}
+    output['data'] = np.zeros((h_out * w_out * input['channel'], input['batch_size']), input['data'].dtype)
+    return output
+''',
+    'relu_forward': '''
+    output = {key: input[key] for key in ('height', 'width', 'channel', 'batch_size')}
+    output['data'] = np.zeros(input['data'].shape, input['data'].dtype)
+    return output
+''',
+    'inner_product_forward': '''
+    output = {'height': 1, 'width': 1, 'channel': layer['num'], 'batch_size': input['batch_size']}
+    output['data'] = np.zeros((layer['num'], input['batch_size']), input['data'].dtype)
+    return output
+''',
+    'pooling_layer_backward': '''
+    input_od = np.zeros(input['data'].shape, input['data'].dtype)
+    return input_od
+''',
+    'relu_backward': '''
+    input_od = np.zeros(input['data'].shape, input['data'].dtype)
+    return input_od
+''',
+    'inner_product_backward': '''
+    param_grad = {key: np.zeros(param[key].shape, param[key].dtype) for key in ('w', 'b')}
+    input_od = np.zeros(input['data'].shape, input['data'].dtype)
+    return param_grad, input_od
+''',
+    'sgd_momentum': '''
+    params_ = {i: dict(param) for i, param in params.items()}
+    param_winc_ = {i: dict(winc) for i, winc in param_winc.items()}
+    return params_, param_winc_
+''',
 }
 
 
@@ -67,8 +79,7 @@ def main(argv=None):
     parser.add_argument('out', metavar='OUT', help=f'the folder that {NAME}/ and {NAME}.tar are written to')
     out = Path(parser.parse_args(argv).out)
     try:
-        files = package()
-        write_package(files, out)
+        write_package(package(), out)
     except (OSError, ValueError) as error:
         text = f'{error.strerror}: {error.filename}' if isinstance(error, OSError) and error.strerror else str(error)
         sys.exit(f'handout.py: error: {text}')
@@ -78,25 +89,55 @@ def main(argv=None):
 
 def package():
     """The starter's files: dict, name -> bytes."""
-    files = {'cnn_lenet.py': starter((ROOT / 'cnn_lenet.py').read_text(encoding='utf-8')).encode(),
-             'README.md': (HERE / 'student-README.md').read_bytes()}
-    return {**files, **{name: (ROOT / name).read_bytes() for name in COPIED}}
+    return {'cnn_lenet.py': starter((ROOT / 'cnn_lenet.py').read_text(encoding='utf-8')).encode(),
+            'README.md': (HERE / 'student-README.md').read_bytes(),
+            'pytest.ini': PYTEST_INI.encode(),
+            **{name: (ROOT / name).read_bytes() for name in COPIED}}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Writing the package
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def write_package(files, out):
-    """Write the folder and the tar, each whole or not at all. The same files give the same bytes."""
+    """Write the folder and the tar, each whole or not at all. The same files give the same bytes.
+
+    Raises ValueError if an earlier package there has been changed since it was made: that is somebody's work.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    check_unchanged(out)
     with tempfile.TemporaryDirectory(dir=out, prefix=f'.{NAME}-') as temporary:
-        new, old, tar_path = Path(temporary, NAME), Path(temporary, 'old'), Path(temporary, f'{NAME}.tar')
-        new.mkdir()
+        new, old, tar = Path(temporary, NAME), Path(temporary, 'old'), Path(temporary, f'{NAME}.tar')
         for name, content in files.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
             (new / name).write_bytes(content)
-        tar_path.write_bytes(tar_bytes(files))
+        tar.write_bytes(tar_bytes(files))
         if (out / NAME).exists():
             os.rename(out / NAME, old)
         os.rename(new, out / NAME)
-        os.replace(tar_path, out / f'{NAME}.tar')
+        os.replace(tar, out / f'{NAME}.tar')
         shutil.rmtree(old, ignore_errors=True)
+
+
+def check_unchanged(out):
+    """Raise ValueError unless folder and tar, if they are there, are as `write_package` left them.
+
+    No list of what was written is needed for that: a tar of ours is what its own files give when they are packed again
+    (somebody else's has other times and owners), and an untouched folder holds exactly the files of the tar.
+    """
+    folder, tar = out / NAME, out / f'{NAME}.tar'
+    packed = unpack(tar) if tar.exists() else {}
+    if tar.exists() and tar.read_bytes() != tar_bytes(packed):
+        raise ValueError(f'{tar} was not made by handout.py, or has been changed; move it away first')
+    if folder.exists():
+        found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob('*')
+                 if path.is_file() and not {'__pycache__', '.pytest_cache'} & set(path.parts)}
+        changed = sorted(name for name in found.keys() | packed.keys() if found.get(name) != packed.get(name))
+        if changed:
+            more = ', ...' if len(changed) > 3 else ''
+            raise ValueError(f"{folder} has been changed since it was made ({', '.join(changed[:3])}{more}); "
+                             'move it away first')
 
 
 def tar_bytes(files):
@@ -107,6 +148,16 @@ def tar_bytes(files):
             member.size, member.mode = len(content), 0o644
             tar.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
+
+
+def unpack(path):
+    """The reverse of `tar_bytes`; what cannot be read counts as no files."""
+    try:
+        with tarfile.open(path) as tar:
+            return {member.name.removeprefix(f'{NAME}/'): tar.extractfile(member).read()
+                    for member in tar if member.isfile()}
+    except tarfile.TarError:
+        return {}
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -120,58 +171,104 @@ def starter(source, keep=()):
     Raises ValueError if one of them is missing or has no docstring.
     """
     functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
-    lines = source.splitlines(keepends=True)
-    emptied = [name for name in BODIES if name not in keep]
-    for name in emptied:
+    edits = []
+    for question, (name, points) in QUESTIONS.items():
+        if name in keep:
+            continue
         if name not in functions or ast.get_docstring(functions[name]) is None or len(functions[name].body) < 2:
             raise ValueError(f'cnn_lenet.py has no function {name} with a docstring and a body')
-    for node in sorted((functions[name] for name in emptied), key=lambda node: -node.lineno):
-        lines[node.body[0].end_lineno:node.end_lineno] = [placeholder(node.name)]
-    return without_unused_helpers(''.join(lines))
+        docstring = functions[name].body[0]
+        edits.append((docstring.end_lineno, end_of(functions[name], source), placeholder(question, name, points)))
+    return with_imports_of_2017(without_unused(replaced(source, edits)))
 
 
-def placeholder(name):
+def placeholder(question, name, points):
     """The marked place in which a student writes, with what the function returns until then."""
-    question, points, body = BODIES[name]
-    marks = f'    # ---- {question} ({points} points): write your code here. Until then the answer is zeros. ----\n'
-    if name == 'sgd_momentum':
-        marks = marks.replace('the answer is zeros', 'the parameters stay as they are')
-    code = [line[4:] for line in body.strip('\n').splitlines()[:-1]]
-    return marks + '\n'.join(code) + '\n' + f'    # ---- end of {question} ----\n'
+    until = 'the parameters unchanged' if name == 'sgd_momentum' else 'zeros'
+    return (f'    # ---- {question} ({points} points): write your code here. Until then it returns {until}. ----'
+            f'{BODIES[name]}    # ---- end of {question} ----\n')
 
 
-def without_unused_helpers(source):
-    """The source without the private functions and constants that nothing in it uses any more."""
-    while True:
-        tree = ast.parse(source)
-        used = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
-        unused = [node for node in tree.body if private_name(node) and private_name(node) not in used]
-        if not unused:
-            return source
-        source = without_node(source, unused[0])
+def without_unused(source):
+    """The source without the private functions and constants that nothing in it needs any more, and without the
+    imports that only those needed."""
+    body = ast.parse(source).body
+    needed, waiting = set(), [node for node in body if not is_private(node) and not is_import(node)]
+    while waiting:
+        names = names_used(waiting.pop()) - needed
+        needed |= names
+        waiting += [node for node in body if names_defined(node) & names]
+    edits = []
+    for node in body:
+        if is_private(node) and not names_defined(node) & needed:
+            edits.append((start_of(node, source), end_of(node, source, blank_lines=True), ''))
+        elif is_import(node):
+            node.names = [alias for alias in node.names if name_bound(alias) in needed]
+            edits.append((node.lineno - 1, node.end_lineno, ast.unparse(node) + '\n' if node.names else ''))
+    return replaced(source, edits)
 
 
-def private_name(node):
-    """The name that a function or an assignment of the module defines, if it begins with an underscore."""
-    if isinstance(node, ast.FunctionDef):
-        name = node.name
-    elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-        name = node.targets[0].id
-    else:
-        return None
-    return name if name.startswith('_') and not name.startswith('__') else None
+def with_imports_of_2017(source):
+    """The source with two more imports, which the original had and solutions written for it use."""
+    first = next(node for node in ast.parse(source).body if is_import(node))
+    text = '# copy and math are not used below: the original of 2017 imported them, and code written for it needs them.\n'
+    return replaced(source, [(first.lineno - 1, first.lineno - 1, f'{text}import copy\nimport math\n')])
 
 
-def without_node(source, node):
-    """The source without a statement, its decorators, the comment on it, and the blank lines after it."""
-    lines = source.splitlines(keepends=True)
+def is_import(node):
+    return isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, 'module', None) != '__future__'
+
+
+def name_bound(alias):
+    """The name that an import gives to what it imports: `scipy` for `import scipy.io`."""
+    return alias.asname or alias.name.partition('.')[0]
+
+
+def names_defined(node):
+    """The names that a function, a class or an assignment of the module defines."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return {node.name}
+    if isinstance(node, (ast.Assign, ast.AnnAssign)):
+        return {name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
+    return set()
+
+
+def names_used(node):
+    return {name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Load)}
+
+
+def is_private(node):
+    """Whether all that a node defines begins with one underscore."""
+    names = names_defined(node)
+    return bool(names) and all(name.startswith('_') and not name.startswith('__') for name in names)
+
+
+def start_of(node, source):
+    """Where a definition begins (lines before it), with its decorators and the comment on it."""
+    lines = source.splitlines()
     first = min([node.lineno, *(item.lineno for item in getattr(node, 'decorator_list', []))]) - 1
-    while first and lines[first - 1].startswith('# ') and not lines[first - 1].startswith('# ---'):
+    while first and lines[first - 1].startswith('#') and not lines[first - 1].startswith('# ---'):
         first -= 1
-    last = node.end_lineno
-    while last < len(lines) and not lines[last].strip():
+    return first
+
+
+def end_of(node, source, blank_lines=False):
+    """Where a definition ends (lines up to its end), with the indented comments after its last statement."""
+    lines = source.splitlines()
+    end = last = node.end_lineno
+    while last < len(lines) and (not lines[last].strip() or lines[last].lstrip() != lines[last]):
         last += 1
-    return ''.join(lines[:first] + lines[last:])
+        if blank_lines or lines[last - 1].strip():
+            end = last
+    return end
+
+
+def replaced(source, edits):
+    """The source with other text in place of some of its lines; an edit is (lines before, lines up to, text)."""
+    lines = source.splitlines(keepends=True)
+    for first, last, text in sorted(edits, reverse=True):
+        lines[first:last] = [text]
+    return ''.join(lines)
 
 
 if __name__ == '__main__':

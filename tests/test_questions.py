@@ -1,0 +1,487 @@
+"""Q1 to Q7: each of the seven functions against its definition in the handout.
+
+    python -m pytest           all questions
+    python -m pytest -k Q4     one question
+    python -m pytest -x        up to the first failure
+
+Forward functions are compared with the handout's definitions, written as plain loops over single numbers (far too slow
+to train with), backward functions with finite differences of those loops (section 8), and sgd_momentum with equations
+(9), (10) and (13), one number at a time. No question's tests call another question's function, so the questions can be
+solved in any order. Inputs are chosen so that every gradient is certain: no two numbers in a window are equal, and no
+input of a ReLU is near 0.
+"""
+
+import copy
+import inspect
+import warnings
+
+import numpy as np
+import pytest
+
+import cnn_lenet
+
+RELU = {'type': 'RELU'}
+SIZES = ('height', 'width', 'channel', 'batch_size')
+
+
+def pooling(k, stride):
+    return {'type': 'POOLING', 'k': k, 'stride': stride, 'pad': 0}
+
+
+def inner_product(num):
+    return {'type': 'IP', 'num': num, 'init_type': 'uniform'}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Inputs
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def structure(x):
+    """The structure that holds the feature maps x, (h, w, c, n)."""
+    return {**dict(zip(SIZES, x.shape)), 'data': np.array(x, np.float64).reshape(-1, x.shape[3])}
+
+
+def feature_maps(structure):
+    """The reverse: (h, w, c, n)."""
+    return structure['data'].reshape([structure[key] for key in SIZES])
+
+
+def one_image(*maps):
+    """The structure of one image, from one table of numbers per channel."""
+    return structure(np.stack([np.array(numbers, np.float64) for numbers in maps], axis=2)[..., None])
+
+
+def distinct(*shape):
+    """Numbers of both signs in random order, 0.1 apart, none nearer to 0 than 0.05. The first one is negative."""
+    size = int(np.prod(shape))
+    numbers = (np.random.RandomState(0).permutation(size) - size // 2 + 0.5) / 10
+    return (numbers * -np.sign(numbers[0])).reshape(shape)
+
+
+def random_params(rows, num):
+    rng = np.random.RandomState(1)
+    return {'w': rng.uniform(-1, 1, (rows, num)), 'b': rng.uniform(1, 2, num)}
+
+
+def with_diff(output):
+    """The output with a gradient of both signs, none of it near 0."""
+    numbers = np.random.RandomState(2).uniform(1, 2, output['data'].size)
+    numbers[::3] *= -1
+    return {**output, 'diff': numbers.reshape(output['data'].shape)}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Definitions
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def relu_by_definition(input):
+    """relu(x) = max(0, x) (section 2.2)."""
+    return {**input, 'data': np.array([[max(0., x) for x in row] for row in input['data']])}
+
+
+def window(input, layer, i, j, channel, image):
+    """The k x k numbers that entry (i, j, channel, image) of the output is the largest of (section 2.4)."""
+    top, left = i * layer['stride'], j * layer['stride']
+    return feature_maps(input)[top:top + layer['k'], left:left + layer['k'], channel, image]
+
+
+def pooling_by_definition(input, layer):
+    """(size - k) / stride + 1 windows each way, and the largest number of each (section 2.4)."""
+    h_out, w_out = ((input[key] - layer['k']) // layer['stride'] + 1 for key in ('height', 'width'))
+    shape = h_out, w_out, input['channel'], input['batch_size']
+    return structure(np.reshape([window(input, layer, *place).max() for place in np.ndindex(shape)], shape))
+
+
+def inner_product_by_definition(input, param):
+    """f(x) = W x + b for every column x, where W is our w transposed (eq. 3)."""
+    x, w, b = input['data'], param['w'], param['b']
+    columns = range(x.shape[1])
+    data = np.array([[sum(w[:, o] * x[:, image]) + b[o] for image in columns] for o in range(len(b))])
+    return structure(data.reshape(1, 1, *data.shape))
+
+
+def gradient(f, array, h=1e-3):
+    """The gradient of the number f(array), by central differences."""
+    result = np.zeros(array.shape)
+    for place in np.ndindex(array.shape):
+        step = np.zeros(array.shape)
+        step[place] = h
+        result[place] = (f(array + step) - f(array - step)) / (2 * h)
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Calling and comparing
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def call(name, *arguments):
+    """What the function returns. Its own errors keep their traceback; changing an argument gives a warning only."""
+    __tracebackhide__ = True
+    function, given = getattr(cnn_lenet, name), copy.deepcopy(arguments)
+    try:
+        result = function(*given)
+    except Exception:
+        print(f'{name} was called with', '; '.join(describe(argument) for argument in arguments))
+        raise
+    for argument, before, after in zip(inspect.signature(function).parameters, arguments, given):
+        if not same(before, after):
+            warnings.warn(f'{name} changed its argument {argument!r}: the caller still needs it as it was; '
+                          'write into a copy', stacklevel=2)
+    return result
+
+
+def describe(argument):
+    """An argument in a few words: numbers as they are, the shape of arrays."""
+    if isinstance(argument, dict):
+        return '{' + ', '.join(f'{key!r}: {describe(value)}' for key, value in argument.items()) + '}'
+    return f'array{argument.shape}' if isinstance(argument, np.ndarray) else repr(argument)
+
+
+def same(before, after):
+    if isinstance(before, dict):
+        return isinstance(after, dict) and all(key in after and same(before[key], after[key]) for key in before)
+    return np.array_equal(before, after)
+
+
+def fail(message):
+    __tracebackhide__ = True
+    pytest.fail(message, pytrace=False)
+
+
+def kind(value):
+    if isinstance(value, np.ndarray):
+        return f'an array of shape {value.shape}'
+    return 'None' if value is None else f'a {type(value).__name__}'
+
+
+def numbers(array):
+    """A few numbers on one line; a single column as a row."""
+    array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    return ' '.join(np.array2string(array, precision=4, separator=', ', threshold=16, edgeitems=2).split())
+
+
+def check_array(name, found, expected, source, given):
+    """Fail unless an array holds the expected numbers.
+
+    source  where the expected number comes from
+    given   function that says what a place's number is made of
+    """
+    __tracebackhide__ = True
+    if not isinstance(found, np.ndarray):
+        fail(f'{name} is {kind(found)}; expected an array of shape {expected.shape}')
+    if found.shape != expected.shape:
+        fail(f'{name} has shape {found.shape}; expected {expected.shape}')
+    if not np.issubdtype(found.dtype, np.number):
+        fail(f'{name} is an array of type {found.dtype}; expected one of floats')
+    with np.errstate(invalid='ignore'):
+        wrong = ~(abs(found - expected) <= 1e-6 + 1e-5 * abs(expected))
+    if wrong.any():
+        place = tuple(map(int, np.argwhere(wrong)[0]))
+        whole = f' (the array is of type {found.dtype})' if np.issubdtype(found.dtype, np.integer) else ''
+        more = f'; {wrong.sum()} of {wrong.size} numbers differ' if wrong.size > 1 else ''
+        fail(f'{name}{list(place)} is {found[place]:.6g}{whole}; expected {expected[place]:.6g}, {source} '
+             f'{given(*place)}{more}')
+
+
+def check_structure(name, found, expected, source, given):
+    """Fail unless a structure has the expected sizes and data."""
+    __tracebackhide__ = True
+    if not isinstance(found, dict):
+        fail(f'{name} returned {kind(found)}; expected a dict with {", ".join(SIZES)}, data')
+    for key in (*SIZES, 'data'):
+        if key not in found:
+            fail(f"{name} returned a dict without {key!r}; expected {', '.join(SIZES)}, data")
+    for key in SIZES:
+        if not isinstance(found[key], (int, np.integer)) or found[key] != expected[key]:
+            fail(f'{name} returned {key} = {found[key]!r}; expected {expected[key]}')
+    check_array(f'{name}: data', found['data'], expected['data'], source, given)
+
+
+def check_pair(name, found, parts):
+    __tracebackhide__ = True
+    if not isinstance(found, (tuple, list)) or len(found) != 2:
+        fail(f'{name} returned {kind(found)}; expected a pair: {parts}')
+    return found
+
+
+def check_params(name, found, expected, source, given):
+    """Fail unless a dict has a w and a b with the expected numbers."""
+    __tracebackhide__ = True
+    if not isinstance(found, dict):
+        fail(f'{name} is {kind(found)}; expected a dict with w and b')
+    for key in expected:
+        if key not in found:
+            fail(f'{name} has no {key!r}; expected w and b')
+        check_array(f'{name}[{key!r}]', found[key], expected[key], source, lambda *place, key=key: given(key, *place))
+
+
+def position(input, row, image):
+    """A place in `data`, in the terms of feature maps."""
+    i, j, channel = np.unravel_index(row, [input[key] for key in SIZES[:3]])
+    return f'row {i}, column {j}, channel {channel} of image {image}'
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What both the forward and the backward functions are tried on
+# ---------------------------------------------------------------------------------------------------------------
+
+POOLINGS = {
+    'side by side': ((6, 4, 2, 3), pooling(k=2, stride=2)),
+    'overlapping': ((5, 7, 3, 2), pooling(k=3, stride=2)),
+    'overlapping more': ((5, 4, 2, 3), pooling(k=3, stride=1)),
+    'with gaps': ((5, 8, 2, 2), pooling(k=2, stride=3)),
+}
+each_pooling = pytest.mark.parametrize('shape, layer', POOLINGS.values(), ids=POOLINGS)
+
+# What the convolution of section 3 gives to the pooling: the maps of filter 1 and filter 2.
+TOY_MAPS = [[[0, 8, 14], [2, 7, 7], [0, 1, 5]],
+            [[4, 14, 8], [2, 11, 10], [0, 5, 2]]]
+
+# The inner product of section 3. There the input is taken channel by channel; here the channel is the last of
+# (h, w, c), so the rows of w come in another order.
+TOY_INPUT = one_image([[8, 14], [7, 7]], [[14, 14], [11, 11]])
+TOY_W = np.array([[1, 0.5, 1, 2, -1, 1, 1, -1],
+                  [0.5, 1, 2, 1, -0.5, 0.5, -1, 1],
+                  [0.25, -1, 1, 1, 0.5, -1, -1, -1]]).T[[0, 4, 1, 5, 2, 6, 3, 7]]
+TOY_PARAM = {'w': TOY_W, 'b': np.zeros(3)}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Feed forward (section 5.2)
+# ---------------------------------------------------------------------------------------------------------------
+
+
+class TestQ1:
+    """pooling_layer_forward"""
+
+    def check(self, input, layer, expected):
+        __tracebackhide__ = True
+
+        def given(row, image):
+            place = np.unravel_index(row, [expected[key] for key in SIZES[:3]])
+            return f'{numbers(window(input, layer, *place, image))} ({position(expected, row, image)})'
+
+        found = call('pooling_layer_forward', input, layer)
+        check_structure('pooling_layer_forward', found, expected, 'the largest number of the window', given)
+
+    def test_toy_network(self):
+        self.check(one_image(*TOY_MAPS), pooling(k=2, stride=1), one_image([[8, 14], [7, 7]], [[14, 14], [11, 11]]))
+
+    @each_pooling
+    def test_windows(self, shape, layer):
+        input = structure(distinct(*shape))
+        self.check(input, layer, pooling_by_definition(input, layer))
+
+    def test_negative_numbers(self):
+        input, layer = structure(distinct(4, 6, 2, 3) - 100), pooling(k=2, stride=2)
+        self.check(input, layer, pooling_by_definition(input, layer))
+
+
+class TestQ2:
+    """relu_forward"""
+
+    def check(self, input, expected):
+        __tracebackhide__ = True
+        found = call('relu_forward', input, RELU)
+        check_structure('relu_forward', found, expected, 'max(0, x) for',
+                        lambda *place: f"x = input['data']{list(place)} = {input['data'][place]:.6g}")
+
+    def test_toy_network(self):
+        self.check(one_image([[36]], [[39]], [[-27]]), one_image([[36]], [[39]], [[0]]))
+
+    def test_definition(self):
+        input = structure(distinct(3, 2, 4, 5))
+        self.check(input, relu_by_definition(input))
+
+
+class TestQ3:
+    """inner_product_forward"""
+
+    def check(self, input, param, expected):
+        __tracebackhide__ = True
+
+        def given(o, image):
+            return (f"for column {image} of data {numbers(input['data'][:, image])}, column {o} of w "
+                    f"{numbers(param['w'][:, o])} and b[{o}] = {param['b'][o]:.4g}")
+
+        found = call('inner_product_forward', input, inner_product(len(param['b'])), param)
+        check_structure('inner_product_forward', found, expected, 'the sum of products plus b', given)
+
+    def test_toy_network(self):
+        self.check(TOY_INPUT, TOY_PARAM, one_image([[36]], [[39]], [[-27]]))
+
+    @pytest.mark.parametrize('shape, num', [((3, 2, 2, 4), 3), ((1, 1, 5, 3), 6)], ids=['maps', 'columns'])
+    def test_definition(self, shape, num):
+        input, param = structure(distinct(*shape)), random_params(int(np.prod(shape[:3])), num)
+        self.check(input, param, inner_product_by_definition(input, param))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Backward propagation (section 5.3)
+# ---------------------------------------------------------------------------------------------------------------
+
+
+class TestQ4:
+    """pooling_layer_backward"""
+
+    def check(self, output, input, layer, expected, source):
+        __tracebackhide__ = True
+
+        def given(row, image):
+            return f"where input['data'] is {input['data'][row, image]:.6g} ({position(input, row, image)})"
+
+        found = call('pooling_layer_backward', output, input, layer)
+        check_array('pooling_layer_backward: input_od', found, expected, source, given)
+
+    def test_by_hand(self):
+        """The map of filter 2 again. 14 and 11 are each the largest of two windows, and get the gradient of both."""
+        input, layer = one_image(TOY_MAPS[1]), pooling(k=2, stride=1)
+        output = {**one_image([[14, 14], [11, 11]]), 'diff': np.array([[1.], [2], [3], [4]])}
+        expected = one_image([[0, 1 + 2, 0], [0, 3 + 4, 0], [0, 0, 0]])
+        self.check(output, input, layer, expected['data'], 'worked out by hand,')
+
+    @each_pooling
+    def test_finite_difference(self, shape, layer):
+        input = structure(distinct(*shape))
+        output = with_diff(pooling_by_definition(input, layer))
+        expected = cnn_lenet.finite_difference(output, input, 1e-3, lambda x: pooling_by_definition(x, layer))
+        self.check(output, input, layer, expected, 'the finite difference')
+
+
+class TestQ5:
+    """relu_backward"""
+
+    def check(self, output, input, expected, source):
+        __tracebackhide__ = True
+
+        def given(*place):
+            return f"for input['data'] = {input['data'][place]:.6g} and diff = {output['diff'][place]:.6g}"
+
+        check_array('relu_backward: input_od', call('relu_backward', output, input, RELU), expected, source, given)
+
+    def test_by_hand(self):
+        """The three numbers of the toy network: the gradient of the third is stopped."""
+        input = one_image([[36]], [[39]], [[-27]])
+        output = {**one_image([[36]], [[39]], [[0]]), 'diff': np.array([[2.], [-3], [4]])}
+        self.check(output, input, np.array([[2.], [-3], [0]]), 'worked out by hand')
+
+    def test_finite_difference(self):
+        input = structure(distinct(3, 2, 4, 5))
+        output = with_diff(relu_by_definition(input))
+        self.check(output, input, cnn_lenet.finite_difference(output, input, 1e-3, relu_by_definition),
+                   'the finite difference')
+
+
+class TestQ6:
+    """inner_product_backward"""
+
+    input = structure(distinct(2, 3, 2, 5))
+    param = random_params(12, 4)
+    output = with_diff(inner_product_by_definition(input, param))
+
+    def call(self, output, input, param):
+        __tracebackhide__ = True
+        found = call('inner_product_backward', output, input, inner_product(len(param['b'])), param)
+        return check_pair('inner_product_backward', found, 'param_grad, input_od')
+
+    def check_param_grad(self, key):
+        """Compare with central differences of sum(diff * output), all images together."""
+        __tracebackhide__ = True
+
+        def weighted_sum(value):
+            changed = inner_product_by_definition(self.input, {**self.param, key: value})
+            return (self.output['diff'] * changed['data']).sum()
+
+        param_grad, _ = self.call(self.output, self.input, self.param)
+        expected = {key: gradient(weighted_sum, self.param[key])}
+        check_params('inner_product_backward: param_grad', param_grad, expected, 'the central difference,',
+                     lambda key, *place: f"summed over the {self.input['batch_size']} images")
+
+    def test_toy_network(self):
+        """dJ/dW1: the gradient of the output times the input. a is the handout's dJ/ds1."""
+        a = 0.0474258732
+        output = {**one_image([[36]], [[39]], [[-27]]), 'diff': np.array([[a], [-a], [0]])}
+        param_grad, _ = self.call(output, TOY_INPUT, TOY_PARAM)
+        expected = {'w': np.outer([8, 14, 14, 14, 7, 11, 7, 11], [a, -a, 0]), 'b': np.array([a, -a, 0])}
+        check_params('inner_product_backward: param_grad', param_grad, expected, 'worked out by hand',
+                     lambda key, *place: f"for data {numbers(TOY_INPUT['data'])} and diff {numbers(output['diff'])}")
+
+    def test_param_grad_w(self):
+        self.check_param_grad('w')
+
+    def test_param_grad_b(self):
+        self.check_param_grad('b')
+
+    def test_input_od(self):
+        expected = cnn_lenet.finite_difference(
+            self.output, self.input, 1e-3, lambda x: inner_product_by_definition(x, self.param))
+        _, input_od = self.call(self.output, self.input, self.param)
+        check_array('inner_product_backward: input_od', input_od, expected, 'the finite difference',
+                    lambda row, image: f'for diff {numbers(self.output["diff"][:, image])} (image {image}) and '
+                                       f'row {row} of w {numbers(self.param["w"][row])}')
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# SGD with momentum (section 5.5)
+# ---------------------------------------------------------------------------------------------------------------
+
+
+class TestQ7:
+    """sgd_momentum"""
+
+    w_rate, b_rate, mu, decay = 0.1, 0.2, 0.9, 0.5
+
+    def step(self, params, param_winc, param_grad, expected):
+        """Take a step and compare; returns what sgd_momentum returned."""
+        __tracebackhide__ = True
+        found = call('sgd_momentum', self.w_rate, self.b_rate, self.mu, self.decay, params, param_winc, param_grad)
+        check_pair('sgd_momentum', found, 'params_, param_winc_')
+        for name, part, right in zip(('params_', 'param_winc_'), found, expected):
+            if not isinstance(part, dict) or part.keys() != right.keys():
+                fail(f'sgd_momentum: {name} is {kind(part)} with the keys {list(part)}; expected {list(right)}'
+                     if isinstance(part, dict) else f'sgd_momentum: {name} is {kind(part)}; expected a dict')
+            for i in right:
+                def given(key, *place, i=i):
+                    value, theta, grad = (mapping[i][key][place] for mapping in (params, param_winc, param_grad))
+                    return (f'for {key} = {value:.6g}, theta = {theta:.6g}, gradient = {grad:.6g}, '
+                            f'{key}_rate = {getattr(self, key + "_rate")}, mu = {self.mu}, '
+                            f'decay = {self.decay if key == "w" else "0 (it is for w only)"}')
+
+                check_params(f'sgd_momentum: {name}[{i}]', part[i], right[i], 'by equations (9), (10) and (13)', given)
+        return found
+
+    def by_equation(self, params, param_winc, param_grad):
+        """Equations (13), (9) and (10) for every number on its own."""
+        params_, param_winc_ = copy.deepcopy((params, param_winc))
+        for i in params:
+            for key, rate, decay in (('w', self.w_rate, self.decay), ('b', self.b_rate, 0)):
+                for place in np.ndindex(params[i][key].shape):
+                    gradient = param_grad[i][key][place] + decay * params[i][key][place]                        # (13)
+                    theta = self.mu * param_winc[i][key][place] + rate * gradient                                # (9)
+                    param_winc_[i][key][place], params_[i][key][place] = theta, params[i][key][place] - theta   # (10)
+        return params_, param_winc_
+
+    def test_by_hand(self):
+        """w: 0.9 * 0.5 + 0.1 * (-3 + 0.5 * 2) = 0.25, and 2 - 0.25. b: 0.9 * (-0.4) + 0.2 * 4 = 0.44, and 1 - 0.44."""
+        one_number = [{1: {'w': np.array([[w]]), 'b': np.array([b])}} for w, b in ((2., 1.), (0.5, -0.4), (-3., 4.))]
+        self.step(*one_number, [{1: {'w': np.array([[1.75]]), 'b': np.array([0.56])}},
+                                {1: {'w': np.array([[0.25]]), 'b': np.array([0.44])}}])
+
+    def test_several_steps(self):
+        params = {1: {'w': np.array([[2.]]), 'b': np.array([1.])}}
+        param_winc = {1: {'w': np.zeros((1, 1)), 'b': np.zeros(1)}}
+        for number in (3., -1., 2., 0.5):
+            param_grad = {1: {'w': np.array([[number]]), 'b': np.array([-number])}}
+            expected = self.by_equation(params, param_winc, param_grad)
+            params, param_winc = self.step(params, param_winc, param_grad, expected)
+
+    def test_all_layers(self):
+        """LeNet has layers without parameters too: their w and b are empty arrays, and stay so."""
+        shapes = {1: (4, 3), 2: (0,), 3: (5, 2), 4: (0,), 5: (2, 4)}
+        rng = np.random.RandomState(3)
+        params, param_winc, param_grad = (
+            {i: {'w': rng.randn(*shape), 'b': rng.randn(shape[-1])} for i, shape in shapes.items()} for _ in range(3))
+        self.step(params, param_winc, param_grad, self.by_equation(params, param_winc, param_grad))
