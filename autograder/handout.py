@@ -34,6 +34,12 @@ addopts = --tb=short --no-header -rN
 faulthandler_timeout = 30
 '''
 
+IMPORTS_OF_2017 = '''\
+# copy and math are not used below: the original of 2017 imported them, and code written for it needs them.
+import copy
+import math
+'''
+
 # What a function returns until the student has written it: right shapes, zeros.
 BODIES = {
     'pooling_layer_forward': '''
@@ -211,8 +217,7 @@ def without_unused(source):
 def with_imports_of_2017(source):
     """The source with two more imports, which the original had and solutions written for it use."""
     first = next(node for node in ast.parse(source).body if is_import(node))
-    text = '# copy and math are not used below: the original of 2017 imported them, and code written for it needs them.\n'
-    return replaced(source, [(first.lineno - 1, first.lineno - 1, f'{text}import copy\nimport math\n')])
+    return replaced(source, [(first.lineno - 1, first.lineno - 1, IMPORTS_OF_2017)])
 
 
 def is_import(node):
