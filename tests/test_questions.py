@@ -53,7 +53,8 @@ def one_image(*maps):
 
 
 def distinct(*shape):
-    """Numbers of both signs in random order, 0.1 apart, none nearer to 0 than 0.05. The first one is negative."""
+    """Numbers of both signs in random order, 0.1 apart, none nearer to 0 than 0.05. The first one is negative, so that
+    its ReLU is the int 0 for some code, such as np.vectorize, which makes all the others ints too."""
     size = int(np.prod(shape))
     numbers = (np.random.RandomState(0).permutation(size) - size // 2 + 0.5) / 10
     return (numbers * -np.sign(numbers[0])).reshape(shape)
@@ -121,12 +122,14 @@ def call(name, *arguments):
     """What the function returns. Its own errors keep their traceback; changing an argument gives a warning only."""
     __tracebackhide__ = True
     function, given = getattr(cnn_lenet, name), copy.deepcopy(arguments)
+    names = inspect.signature(function).parameters
     try:
         result = function(*given)
     except Exception:
-        print(f'{name} was called with', '; '.join(describe(argument) for argument in arguments))
+        print(f'{name} was called with', *(f'    {key} = {describe(value)}' for key, value in zip(names, arguments)),
+              sep='\n')
         raise
-    for argument, before, after in zip(inspect.signature(function).parameters, arguments, given):
+    for argument, before, after in zip(names, arguments, given):
         if not same(before, after):
             warnings.warn(f'{name} changed its argument {argument!r}: the caller still needs it as it was; '
                           'write into a copy', stacklevel=2)
@@ -137,13 +140,20 @@ def describe(argument):
     """An argument in a few words: numbers as they are, the shape of arrays."""
     if isinstance(argument, dict):
         return '{' + ', '.join(f'{key!r}: {describe(value)}' for key, value in argument.items()) + '}'
-    return f'array{argument.shape}' if isinstance(argument, np.ndarray) else repr(argument)
+    return f'array of shape {argument.shape}' if isinstance(argument, np.ndarray) else repr(argument)
 
 
 def same(before, after):
     if isinstance(before, dict):
         return isinstance(after, dict) and all(key in after and same(before[key], after[key]) for key in before)
     return np.array_equal(before, after)
+
+
+def on(input, layer):
+    """The sizes that a function was called with."""
+    sizes = [f'{key} {structure[key]}' for structure, keys in ((input, SIZES), (layer, ('k', 'stride', 'num')))
+             for key in keys if key in structure]
+    return f"({', '.join(sizes)})"
 
 
 def fail(message):
@@ -265,7 +275,8 @@ class TestQ1:
             return f'{numbers(window(input, layer, *place, image))} ({position(expected, row, image)})'
 
         found = call('pooling_layer_forward', input, layer)
-        check_structure('pooling_layer_forward', found, expected, 'the largest number of the window', given)
+        check_structure(f'pooling_layer_forward {on(input, layer)}', found, expected,
+                        'the largest number of the window', given)
 
     def test_toy_network(self):
         self.check(one_image(*TOY_MAPS), pooling(k=2, stride=1), one_image([[8, 14], [7, 7]], [[14, 14], [11, 11]]))
@@ -286,7 +297,7 @@ class TestQ2:
     def check(self, input, expected):
         __tracebackhide__ = True
         found = call('relu_forward', input, RELU)
-        check_structure('relu_forward', found, expected, 'max(0, x) for',
+        check_structure(f'relu_forward {on(input, RELU)}', found, expected, 'max(0, x) for',
                         lambda *place: f"x = input['data']{list(place)} = {input['data'][place]:.6g}")
 
     def test_toy_network(self):
@@ -307,8 +318,10 @@ class TestQ3:
             return (f"for column {image} of data {numbers(input['data'][:, image])}, column {o} of w "
                     f"{numbers(param['w'][:, o])} and b[{o}] = {param['b'][o]:.4g}")
 
-        found = call('inner_product_forward', input, inner_product(len(param['b'])), param)
-        check_structure('inner_product_forward', found, expected, 'the sum of products plus b', given)
+        layer = inner_product(len(param['b']))
+        found = call('inner_product_forward', input, layer, param)
+        check_structure(f'inner_product_forward {on(input, layer)}', found, expected,
+                        'the sum of products plus b', given)
 
     def test_toy_network(self):
         self.check(TOY_INPUT, TOY_PARAM, one_image([[36]], [[39]], [[-27]]))
@@ -334,7 +347,7 @@ class TestQ4:
             return f"where input['data'] is {input['data'][row, image]:.6g} ({position(input, row, image)})"
 
         found = call('pooling_layer_backward', output, input, layer)
-        check_array('pooling_layer_backward: input_od', found, expected, source, given)
+        check_array(f'pooling_layer_backward {on(input, layer)}: input_od', found, expected, source, given)
 
     def test_by_hand(self):
         """The map of filter 2 again. 14 and 11 are each the largest of two windows, and get the gradient of both."""
@@ -360,7 +373,8 @@ class TestQ5:
         def given(*place):
             return f"for input['data'] = {input['data'][place]:.6g} and diff = {output['diff'][place]:.6g}"
 
-        check_array('relu_backward: input_od', call('relu_backward', output, input, RELU), expected, source, given)
+        found = call('relu_backward', output, input, RELU)
+        check_array(f'relu_backward {on(input, RELU)}: input_od', found, expected, source, given)
 
     def test_by_hand(self):
         """The three numbers of the toy network: the gradient of the third is stopped."""
@@ -383,45 +397,40 @@ class TestQ6:
     output = with_diff(inner_product_by_definition(input, param))
 
     def call(self, output, input, param):
+        """What was called, and the param_grad and input_od that came back."""
         __tracebackhide__ = True
-        found = call('inner_product_backward', output, input, inner_product(len(param['b'])), param)
-        return check_pair('inner_product_backward', found, 'param_grad, input_od')
-
-    def check_param_grad(self, key):
-        """Compare with central differences of sum(diff * output), all images together."""
-        __tracebackhide__ = True
-
-        def weighted_sum(value):
-            changed = inner_product_by_definition(self.input, {**self.param, key: value})
-            return (self.output['diff'] * changed['data']).sum()
-
-        param_grad, _ = self.call(self.output, self.input, self.param)
-        expected = {key: gradient(weighted_sum, self.param[key])}
-        check_params('inner_product_backward: param_grad', param_grad, expected, 'the central difference,',
-                     lambda key, *place: f"summed over the {self.input['batch_size']} images")
+        layer = inner_product(len(param['b']))
+        name = f'inner_product_backward {on(input, layer)}'
+        found = call('inner_product_backward', output, input, layer, param)
+        return name, *check_pair(name, found, 'param_grad, input_od')
 
     def test_toy_network(self):
-        """dJ/dW1: the gradient of the output times the input. a is the handout's dJ/ds1."""
+        """dJ/dW1 is the gradient of the output times the input; a is the handout's dJ/ds1."""
         a = 0.0474258732
         output = {**one_image([[36]], [[39]], [[-27]]), 'diff': np.array([[a], [-a], [0]])}
-        param_grad, _ = self.call(output, TOY_INPUT, TOY_PARAM)
+        name, param_grad, _ = self.call(output, TOY_INPUT, TOY_PARAM)
         expected = {'w': np.outer([8, 14, 14, 14, 7, 11, 7, 11], [a, -a, 0]), 'b': np.array([a, -a, 0])}
-        check_params('inner_product_backward: param_grad', param_grad, expected, 'worked out by hand',
+        check_params(f'{name}: param_grad', param_grad, expected, 'worked out by hand',
                      lambda key, *place: f"for data {numbers(TOY_INPUT['data'])} and diff {numbers(output['diff'])}")
 
-    def test_param_grad_w(self):
-        self.check_param_grad('w')
+    @pytest.mark.parametrize('key', ['w', 'b'])
+    def test_param_grad(self, key):
+        def weighted_sum(value):
+            output = inner_product_by_definition(self.input, {**self.param, key: value})
+            return (self.output['diff'] * output['data']).sum()
 
-    def test_param_grad_b(self):
-        self.check_param_grad('b')
+        expected = {key: gradient(weighted_sum, self.param[key])}
+        name, param_grad, _ = self.call(self.output, self.input, self.param)
+        check_params(f'{name}: param_grad', param_grad, expected, 'the central difference',
+                     lambda *place: f"of sum(diff * output) over all {self.input['batch_size']} images")
 
     def test_input_od(self):
         expected = cnn_lenet.finite_difference(
             self.output, self.input, 1e-3, lambda x: inner_product_by_definition(x, self.param))
-        _, input_od = self.call(self.output, self.input, self.param)
-        check_array('inner_product_backward: input_od', input_od, expected, 'the finite difference',
-                    lambda row, image: f'for diff {numbers(self.output["diff"][:, image])} (image {image}) and '
-                                       f'row {row} of w {numbers(self.param["w"][row])}')
+        name, _, input_od = self.call(self.output, self.input, self.param)
+        check_array(f'{name}: input_od', input_od, expected, 'the finite difference',
+                    lambda row, image: f"for diff {numbers(self.output['diff'][:, image])} (image {image}) and "
+                                       f"row {row} of w {numbers(self.param['w'][row])}")
 
 
 # ---------------------------------------------------------------------------------------------------------------
