@@ -734,7 +734,7 @@ def finite_difference(output, input, h, forward=relu_forward):
     return approx.astype(np.result_type(input['data'], np.float32), copy=False)
 
 
-def check_gradients(params, layers, data, labels, count=10, rng=None, h=1e-5):
+def check_gradients(params, layers, data, labels, count=10, rng=None, h=1e-7):
     """Compare the gradients of `conv_net` with central differences of its cost, (f(x + h) - f(x - h)) / 2h.
 
     params, layers, data, labels   as for `conv_net`

@@ -327,8 +327,6 @@ def run_block(block, folder, tmp_path):
 
 @pytest.mark.parametrize('block', BLOCKS, ids=range(len(BLOCKS)))
 def test_the_python_blocks_of_the_readme_run(block, solved, tmp_path):
-    if 'check_gradients' in block and not hasattr(cnn_lenet, 'check_gradients'):
-        pytest.skip('cnn_lenet has no check_gradients')
     assert run_block(block, solved, tmp_path).strip()
 
 
