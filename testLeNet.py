@@ -12,10 +12,11 @@ A run ends in these lines (the handout's, then the answer to its Q10):
     test accuracy: 0.976000
 
     final test accuracy: 0.976000 of 500 images
-    training time: 48.1 s for 10000 iterations
+    training time: 80.2 s for 10000 iterations
 
-Read `get_lenet` and `train`; the rest is about files, flags and signals. A file, flag or model that is wrong is one
-line of error; an error in the network or the solver is Python's own traceback.
+Read `get_lenet` and `train`; the rest is about files, flags and signals. A wrong flag, file or model is one line of
+error; an error in the network or the solver is Python's own traceback. Whatever ends a run early, what it has trained
+is saved, unless the cost is no longer finite.
 """
 
 import argparse
@@ -45,7 +46,7 @@ from cnn_lenet import (
     sgd_momentum,
 )
 
-# The recipe, under the handout's names. The first seven are what the flags of the same names are if they are not given.
+# The recipe, under the handout's names. The first seven can be overridden by flags of the same names.
 fullset = False          # False: a twentieth of MNIST, True: all of it
 max_iter = 10000         # iterations, one minibatch each
 batch_size = 64          # images in a minibatch
@@ -83,19 +84,25 @@ def get_lenet(batch_size=batch_size):
 
 @dataclasses.dataclass
 class Run:
-    """All that changes while training, which is what a saved model must hold so that the training can go on."""
-    layers: dict             # of the network; these do not change
-    params: dict             # its parameters
-    param_winc: dict         # and their accumulated gradients, theta in the handout
-    rng: np.random.RandomState
-    order: np.ndarray        # the training images that this epoch has still to use, in the order of their use
-    iteration: int           # how many are done
-    seconds: float           # how long they took
-    history: dict            # 'train': (iteration, cost, percent) of each; 'test': (iteration, accuracy) of each test
+    """The state of a training run: all that a saved model must hold for the training to go on."""
+    layers: dict                 # the network, which stays as it is
+    params: dict                 # its parameters
+    param_winc: dict             # their accumulated gradients, theta in eq. (9)
+    rng: np.random.RandomState   # draws the order of each epoch
+    order: np.ndarray            # indices of the images that this epoch has still to use, the next one first
+    iteration: int               # how many have been done
+    seconds: float               # how long they took
+    history: dict                # 'train': [(iteration, cost, percent), ...], 'test': [(iteration, accuracy), ...]
 
 
 def train(run, flags, data, console):
-    """Train until flags.max_iter iterations are done, or until the console says to stop. Returns the exit status."""
+    """Train until flags.max_iter iterations are done or the console says to stop (section 5.5).
+
+    flags  the recipe as the command line has it
+    data   xtrain (784, m), ytrain (m,), xtest, ytest
+
+    Returns the exit status of the script.
+    """
     xtrain, ytrain, xtest, ytest = data
     first, started = run.iteration, time.perf_counter() - run.seconds
     try:
@@ -106,12 +113,12 @@ def train(run, flags, data, console):
 
             cp, param_grad = conv_net(run.params, run.layers, xtrain[:, minibatch], ytrain[minibatch], flags.threads)
             rate = get_lr(run.iteration, epsilon, gamma, power)
-            if not math.isfinite(cp['cost']):           # nothing is saved: the last snapshot is worth more
+            if not math.isfinite(cp['cost']):           # nothing is saved, which leaves the last good snapshot
                 sys.exit(f"testLeNet.py: error: the cost is {cp['cost']} at iteration {run.iteration + 1}, with "
                          f'learning rate {rate:g}: training has diverged; a smaller epsilon may help')
             run.params, run.param_winc = sgd_momentum(rate * w_lr, rate * b_lr, mu, weight_decay,
                                                       run.params, run.param_winc, param_grad)
-            run.order = order
+            run.order = order                           # only now: after an error above the run is as it was before
             run.iteration += 1
             run.history['train'].append((run.iteration, cp['cost'], cp['percent']))
 
@@ -188,8 +195,11 @@ def new_run(batch_size, rng):
                history={'train': [], 'test': []})
 
 
+RECIPE_FLAGS = ('fullset', 'max_iter', 'batch_size', 'display_interval', 'test_interval', 'snapshot', 'seed')
+
+
 def solver():
-    """The part of the recipe that has no flags."""
+    """The rest of the recipe, which has no flags."""
     return {'mu': mu, 'epsilon': epsilon, 'gamma': gamma, 'power': power, 'weight_decay': weight_decay,
             'w_lr': w_lr, 'b_lr': b_lr}
 
@@ -223,7 +233,7 @@ def keep_longer_run(path, iteration):
             return None
     except FileNotFoundError:
         return None
-    except (OSError, KeyError, TypeError, ValueError):
+    except (OSError, LookupError, TypeError, ValueError):
         pass                                            # whatever it is, it is not ours to overwrite
     path = os.path.realpath(path)
     stem, extension = os.path.splitext(path)
@@ -243,31 +253,37 @@ def load_run(path):
         command = f'python testLeNet.py{model_flag(path)}'
         raise ValueError(f'{path}: no such file to resume from; {command} makes one') from None
     try:
-        recipe = {name: int(saved['recipe'][name]) for name in RECIPE_FLAGS}
-        recipe.update({name: saved['recipe'][name] for name in solver()}, fullset=bool(recipe['fullset']))
+        recipe = {name: saved['recipe'][name] for name in solver()}
+        recipe.update({name: int(saved['recipe'][name]) for name in RECIPE_FLAGS})
+        recipe['fullset'] = bool(recipe['fullset'])
         rng = np.random.RandomState()
         rng.set_state(saved['random_state'])
-        order = np.ravel(saved['order']).astype(int)[saved.get('used', 0):]     # runs of before saved the whole epoch
-        history = {'train': list(np.reshape(saved['history']['train'], (-1, 3))),
-                   'test': list(np.reshape(saved['history']['test'], (-1, 2)))}
-        run = Run(get_lenet(recipe['batch_size']), params, saved['param_winc'], rng, order, int(saved['iteration']),
-                  float(saved['seconds']), history)
+        run = Run(get_lenet(recipe['batch_size']), params, saved['param_winc'], rng,
+                  order=np.ravel(saved['order']).astype(int)[saved.get('used', 0):],      # older files say what is used
+                  iteration=int(saved['iteration']), seconds=float(saved['seconds']),
+                  history={'train': list(np.reshape(saved['history']['train'], (-1, 3))),
+                           'test': list(np.reshape(saved['history']['test'], (-1, 2)))})
         if saved['layers'] != run.layers:
             raise ValueError('its layers are not those of get_lenet() in testLeNet.py')
         check_parameters(run)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f'{path}: no run to resume ({type(error).__name__}: {error})') from None
     return recipe, run
 
 
 def check_parameters(run):
-    """Raise ValueError unless params and param_winc fit the layers: sgd_momentum, or the file, may be wrong."""
-    for i, expected in init_convnet(run.layers, rng=np.random.RandomState(0)).items():
-        for name, values in (('params', run.params), ('param_winc', run.param_winc)):
-            for key in expected:
-                found, shape = np.asarray(values[i][key]), expected[key].shape
-                if found.shape != shape or not np.isfinite(found).all():
-                    raise ValueError(f'{name}[{i}][{key!r}] has shape {found.shape} or numbers that are not finite; '
+    """Raise ValueError unless params and param_winc fit the layers: sgd_momentum or a file may have them wrong."""
+    for i, param in init_convnet(run.layers, rng=np.random.RandomState(0)).items():
+        for key, shape in (('w', param['w'].shape), ('b', param['b'].shape)):
+            if shape == (0,):                           # a layer without parameters
+                continue
+            for name, values in (('params', run.params), ('param_winc', run.param_winc)):
+                try:
+                    value = np.asarray(values[i][key])
+                except (LookupError, TypeError):
+                    raise ValueError(f'{name}[{i}][{key!r}] is missing') from None
+                if value.shape != shape or not np.isfinite(value).all():
+                    raise ValueError(f'{name}[{i}][{key!r}] is {value.dtype} of shape {value.shape}; '
                                      f'expected finite numbers of shape {shape}')
 
 
@@ -290,9 +306,6 @@ def check_model_path(path):
 # ---------------------------------------------------------------------------------------------------------------
 # Command line
 # ---------------------------------------------------------------------------------------------------------------
-
-RECIPE_FLAGS = ('fullset', 'max_iter', 'batch_size', 'display_interval', 'test_interval', 'snapshot', 'seed')
-
 
 def get_flags(argv):
     """(flags, run): what the command line says, and the saved run that it resumes, or None.
@@ -379,9 +392,9 @@ SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if 
 
 
 class Console:
-    """Where a run prints, and what tells it to stop. Within `with`, signals are answered after the iteration.
+    """Where a run prints. In a `with` block, Ctrl-C and other signals ask the run to stop, which then saves.
 
-    stop    exit status with which the run is to end after this iteration; 0 as long as it is to go on
+    stop    0, or the exit status with which the run is to end after this iteration
     """
 
     def __init__(self, first, last):
@@ -403,13 +416,13 @@ class Console:
         self.tell('', end='')
 
     def on_signal(self, number, frame):
-        """The first stops the run after this iteration. The second, but for a hangup, which may come twice, at once."""
+        """The first stops the run after this iteration, the second at once (not SIGHUP: some systems send it twice)."""
         if self.stop < 128:
             self.stop = 128 + number
             self.tell('finishing this iteration, then saving; Ctrl-C again to stop now')
         elif signal.Signals(number).name != 'SIGHUP':
             self.tell('', end='')
-            os._exit(128 + number)      # sys.exit would wait for conv_net's threads, one of which may be in a loop
+            os._exit(128 + number)      # sys.exit waits for conv_net's threads, whose loop may be endless
 
     def print(self, line):
         """Print a line of results. If that can't be done (a closed pipe, a full disk) the run is to stop."""

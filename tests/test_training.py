@@ -1,46 +1,39 @@
-"""`python testLeNet.py` as a user meets it: in a child process, on real MNIST."""
+"""`testLeNet.py` trains as the handout says, prints what it should, and resumes where it stopped."""
 
 import os
 import pty
 import re
 import shutil
-import signal
-import subprocess
-import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from training_script import (
+    ROOT,
+    assert_one_line_of_error,
+    assert_same_params,
+    assert_same_run,
+    iterations,
+    main,
+    run,
+    started,
+    without_time,
+)
 
+import cnn_lenet
 import testLeNet
-from cnn_lenet import load_params, save_params
-
-ROOT = Path(testLeNet.__file__).resolve().parent
+from cnn_lenet import conv_net, get_lr, init_convnet, load_mnist, load_params, predict, save_params, sgd_momentum
 
 
-def run(folder, *flags, code=None, script=ROOT / 'testLeNet.py'):
-    """Run the training script in `folder`, or `code` in its place. Returns the finished process."""
-    start = ['-c', code, *flags] if code else [str(script), *flags]
-    return subprocess.run([sys.executable, *start], cwd=folder, text=True, capture_output=True, timeout=120,
-                          env={**os.environ, 'PYTHONPATH': str(ROOT)})
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
-def without_time(text):
-    return re.sub(r'training time: .*', '', text)
-
-
-def assert_one_line_of_error(process, *words):
-    assert process.returncode not in (0, -signal.SIGKILL)
-    assert 'Traceback' not in process.stderr
-    last = process.stderr.strip().splitlines()[-1]
-    for word in words:
-        assert str(word) in last
-
-
-def assert_same_params(one, other):
-    for i in one:
-        for key in 'wb':
-            np.testing.assert_array_equal(one[i][key], other[i][key])
+# ---------------------------------------------------------------------------------------------------------------
+# The recipe
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_lenet_is_that_of_table_2():
@@ -52,74 +45,272 @@ def test_lenet_is_that_of_table_2():
         (20, 5, 1, 0), (50, 5, 1, 0)]
     assert [(layers[i]['k'], layers[i]['stride'], layers[i]['pad']) for i in (3, 5)] == [(2, 2, 0)] * 2
     assert (layers[6]['num'], layers[6]['init_type'], layers[8]['num']) == (500, 'uniform', 10)
+    assert testLeNet.get_lenet(batch_size=32)[1]['batch_size'] == 32
 
 
-def test_a_few_hundred_iterations_on_real_mnist_pass_90_percent(tmp_path):
-    process = run(tmp_path, '--max-iter', '300', '--test-interval', '150')
-    assert process.returncode == 0
-    assert process.stderr == ''
-    cost, test = r'cost = (\d+\.\d{6}) training_percent = [01]\.\d{6}\n', r'\ntest accuracy: 0\.\d{6}\n\n'
-    pattern = cost + test + cost + cost + test + r'final test accuracy: (0\.\d{6})\ntraining time: \d+\.\d s for 300 '
-    found = re.fullmatch(pattern + r'iterations\n', process.stdout)
-    assert found, process.stdout
-    assert float(found[4]) > 0.9
-    params, extra = load_params(tmp_path / 'lenet.mat')
-    assert extra['iteration'] == 300
-    assert extra['history']['train'].shape == (300, 3)
-    assert extra['history']['test'].shape == (2, 2)
-    assert all(value.dtype == np.float32 for param in params.values() for value in param.values())
+def test_three_iterations_are_those_of_the_handout(capfd):
+    """The handout's constants, written out: mu 0.9, epsilon 0.01, gamma 0.0001, power 0.75, weight decay 0.0005, the
+    rate of b twice that of w, minibatches of 64 out of training and validation images together."""
+    assert main('--max-iter', 3, '--display-interval', 1, '--test-interval', 2, '--seed', 4) == 0
+    printed = without_time(capfd.readouterr().out)
+
+    rng = np.random.RandomState(4)
+    xtrain, ytrain, xvalidate, yvalidate, xtest, ytest = load_mnist(False, np.float32, rng)
+    xtrain, ytrain = np.hstack([xtrain, xvalidate]), np.hstack([ytrain, yvalidate])
+    layers = testLeNet.get_lenet()
+    params = init_convnet(layers, np.float32, rng)
+    winc = {i: {key: np.zeros_like(param[key]) for key in 'wb'} for i, param in params.items()}
+    order = rng.permutation(3000)
+    expected, accuracies = '', {}
+    for t in range(3):
+        index = order[64 * t:64 * (t + 1)]
+        cp, grad = conv_net(params, layers, xtrain[:, index], ytrain[index])
+        rate = get_lr(t, 0.01, 0.0001, 0.75)
+        params, winc = sgd_momentum(rate * 1, rate * 2, 0.9, 0.0005, params, winc, grad)
+        expected += f"cost = {cp['cost']:f} training_percent = {cp['percent']:f}\n"
+        accuracies[t + 1] = np.mean(predict(params, layers, xtest).argmax(axis=0) == ytest)
+        if t + 1 == 2:
+            expected += f'\ntest accuracy: {accuracies[2]:f}\n\n'
+    expected += f'final test accuracy: {accuracies[3]:f} of 500 images\n\n'
+
+    assert printed == expected
+    saved_params, saved = load_params('lenet.mat')
+    assert_same_params(saved_params, params)
+    assert_same_params(saved['param_winc'], winc)
 
 
-def test_the_same_seed_gives_the_same_output(tmp_path):
-    flags = '--max-iter', '12', '--display-interval', '1', '--batch-size', '50', '--seed', '7'
-    first, again = run(tmp_path, *flags), run(tmp_path, *flags)
-    assert first.returncode == 0
-    assert without_time(first.stdout) == without_time(again.stdout)
-    other = run(tmp_path, *flags[:-1], '8')
-    assert without_time(other.stdout) != without_time(first.stdout)
+def test_the_learning_rate_of_a_resumed_run_is_that_of_its_iteration(monkeypatch):
+    steps = []
+    monkeypatch.setattr(testLeNet, 'get_lr', lambda step, *recipe: steps.append((step, *recipe)) or 0.01)
+    assert main('--max-iter', 2, '--batch-size', 5) == main('--max-iter', 4, '--resume') == 0
+    assert steps == [(t, 0.01, 0.0001, 0.75) for t in range(4)]
 
 
-def test_an_epoch_uses_every_image_once_and_every_minibatch_is_full():
-    m, size = 23, 5
-    state = {'order': np.array([], int), 'used': 0, 'rng': np.random.RandomState(0), 'recipe': {'batch_size': size}}
-    batches = [testLeNet.next_minibatch(state, m) for _ in range(46)]     # 230 images: ten epochs
-    assert all(len(batch) == size for batch in batches)
-    epochs = np.concatenate(batches).reshape(10, m)
+def test_an_epoch_uses_every_image_once_and_every_minibatch_is_full(monkeypatch):
+    """23 numbered images in place of MNIST, minibatches of 5, 46 iterations: ten epochs, stopped once in the middle."""
+    m, used = 23, []
+
+    def few_images(fullset, dtype, rng):
+        number = np.tile(np.arange(m), (784, 1))
+        return [number[:, :20], np.arange(20), number[:, 20:], np.arange(20, m), number[:, :1], np.zeros(1)]
+
+    def note(params, layers, data, labels, threads):
+        assert data.shape == (784, 5) and (data == labels).all()
+        used.extend(labels)
+        return {'cost': 1.0, 'percent': 0.5}, params
+
+    monkeypatch.setattr(testLeNet, 'load_mnist', few_images)
+    monkeypatch.setattr(testLeNet, 'conv_net', note)
+    monkeypatch.setattr(testLeNet, 'predict', lambda *_: np.zeros((10, 1)))
+    assert main('--batch-size', 5, '--max-iter', 12) == main('--resume', '--max-iter', 46) == 0
+    epochs = np.reshape(used, (10, m))
     assert all(sorted(epoch) == list(range(m)) for epoch in epochs)
     assert not np.array_equal(epochs[0], epochs[1])
 
 
+def test_the_command_of_the_readme_trains_real_mnist_to_85_percent(tmp_path):
+    process = run(tmp_path, '--max-iter', 120, '--test-interval', 60, '--display-interval', 60)
+    assert (process.returncode, process.stderr) == (0, '')
+    cost, test = r'cost = (\d+\.\d{6}) training_percent = [01]\.\d{6}\n', r'\ntest accuracy: 0\.\d{6}\n\n'
+    pattern = (cost + test) * 2 + (r'final test accuracy: (0\.\d{6}) of 500 images\n'
+                                   r'training time: \d+\.\d s for 120 iterations\n')
+    found = re.fullmatch(pattern, process.stdout)
+    assert found, process.stdout
+    assert float(found[3]) > 0.85
+    params, saved = load_params(tmp_path / 'lenet.mat')
+    assert saved['iteration'] == 120
+    assert saved['history']['train'].shape == (120, 3) and saved['history']['test'].shape == (2, 2)
+    assert saved['recipe']['seed'] == 9 and saved['layers'] == testLeNet.get_lenet()
+    assert all(value.dtype == np.float32 for param in params.values() for value in param.values())
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The same digits
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_output(capfd):
+    outputs = []
+    for seed in (7, 7, 8):
+        assert main('--max-iter', 4, '--display-interval', 1, '--batch-size', 50, '--seed', seed) == 0
+        outputs.append(without_time(capfd.readouterr().out))
+    assert outputs[0] == outputs[1] != outputs[2]
+
+
+def test_any_number_of_threads_gives_the_same_run(capfd):
+    outputs = []
+    for threads in (1, 2, 5):
+        assert main('--max-iter', 3, '--display-interval', 1, '--batch-size', 70, '--threads', threads,
+                    '--model', f'{threads}.mat') == 0
+        outputs.append(without_time(capfd.readouterr().out))
+    assert outputs[0] == outputs[1] == outputs[2]
+    assert_same_run('1.mat', '2.mat')
+    assert_same_run('1.mat', '5.mat')
+
+
+@pytest.mark.parametrize('threads, all_in_one', [(1, True), (2, False)])
+def test_one_thread_is_the_main_thread(monkeypatch, threads, all_in_one):
+    seen, relu_forward = set(), cnn_lenet.relu_forward
+
+    def note(*arguments):
+        seen.add(threading.current_thread())
+        return relu_forward(*arguments)
+
+    monkeypatch.setattr(cnn_lenet, 'relu_forward', note)
+    assert main('--max-iter', 2, '--threads', threads) == 0
+    assert (seen == {threading.main_thread()}) == all_in_one
+
+
+@pytest.fixture
+def small_mnist(monkeypatch):
+    """The first 300 training images and 50 of the others."""
+    def first_images(*arguments):
+        return [part[..., :length] for part, length in zip(load_mnist(*arguments), (300, 300, 50, 50, 50, 50))]
+
+    monkeypatch.setattr(testLeNet, 'load_mnist', first_images)
+
+
+@pytest.mark.parametrize('batch_size', [1, 33, 40])
+def test_resuming_at_any_iteration_gives_the_same_parameters(small_mnist, batch_size):
+    flags = '--batch-size', batch_size, '--test-interval', 4, '--display-interval', 3
+    assert main('--max-iter', 24, '--model', 'whole.mat', *flags) == 0           # of 33, an epoch is 11 iterations
+    for part, stop in enumerate(sorted(np.random.RandomState(5).choice(np.arange(1, 24), 3, replace=False))):
+        assert main('--max-iter', stop, '--model', 'parts.mat', *(('--resume',) if part else flags)) == 0
+    assert main('--max-iter', 24, '--model', 'parts.mat', '--resume') == 0
+    assert_same_run('parts.mat', 'whole.mat')
+
+
+def test_a_model_that_holds_its_whole_epoch_is_resumed_too():
+    """Older ones do: `order` is then that of the whole epoch, and `used` says how many of its images are used up."""
+    assert main('--max-iter', 3, '--batch-size', 8, '--model', 'old.mat') == 0
+    params, saved = load_params('old.mat')
+    save_params('old.mat', params, **{**saved, 'order': np.append(np.zeros(24, np.int32), saved['order']), 'used': 24})
+    assert main('--max-iter', 6, '--resume', '--model', 'old.mat') == 0
+    assert main('--max-iter', 6, '--batch-size', 8) == 0
+    assert_same_run('old.mat', 'lenet.mat')
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Flags, and what a resumed run takes from its model
+# ---------------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize('flags', [
     ('--max-iter', '0'), ('--batch-size', '-3'), ('--display-interval', 'ten'), ('--test-interval', '0'),
-    ('--snapshot', '0.5'), ('--seed', '-1'), ('--seed', '4294967296')])
-def test_a_bad_flag_is_named_with_its_value(flags, capsys):
-    with pytest.raises(SystemExit) as stop:
-        testLeNet.main(list(flags))
-    assert stop.value.code == 2
-    assert f'argument {flags[0]}: {flags[1]!r} is not a whole number' in capsys.readouterr().err
+    ('--snapshot', '0.5'), ('--seed', '-1'), ('--seed', '4294967296'), ('--threads', '0')])
+def test_a_bad_flag_is_named_with_its_value(flags, capfd):
+    assert main(*flags) == 2
+    assert f'argument {flags[0]}: {flags[1]!r} is not a whole number' in capfd.readouterr().err
 
 
-def test_a_minibatch_larger_than_the_training_set_is_an_error(capsys):
-    with pytest.raises(SystemExit):
-        testLeNet.main(['--batch-size', '3001'])
-    assert 'argument --batch-size: 3001 is more than the 3000 images' in capsys.readouterr().err
+def test_a_minibatch_larger_than_the_training_set_is_an_error(capfd):
+    assert main('--batch-size', 3001) == 2
+    assert 'argument --batch-size: 3001 is more than the 3000 images' in capfd.readouterr().err
 
 
-def test_help_lists_the_flags(tmp_path):
-    process = run(tmp_path, '--help')
-    assert process.returncode == 0
+def test_help_lists_the_flags_and_their_defaults(capfd):
+    assert main('--help') == 0
+    text = ' '.join(capfd.readouterr().out.split())
     for flag in ('--fullset', '--max-iter', '--batch-size', '--display-interval', '--test-interval', '--snapshot',
-                 '--seed', '--model', '--resume'):
-        assert flag in process.stdout
+                 '--seed', '--threads', '--model', '--resume'):
+        assert flag in text
+    for default in (False, 10000, 64, 100, 500, 5000, 9, 'lenet.mat'):
+        assert text.count(f'(default: {default})') == 1
 
 
-def test_a_cost_that_is_not_finite_stops_the_training_and_keeps_the_last_model(tmp_path):
-    assert run(tmp_path, '--max-iter', '2').returncode == 0
-    before = (tmp_path / 'lenet.mat').read_bytes()
-    process = run(tmp_path, '--max-iter', '50', code='import testLeNet\ntestLeNet.epsilon = 1e9\ntestLeNet.main()')
-    assert_one_line_of_error(process, 'iteration', 'learning rate 9.99', 'cost is')
-    assert len(process.stderr.splitlines()) == 1
-    assert (tmp_path / 'lenet.mat').read_bytes() == before
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+    """A model that has done 3 iterations."""
+    path = tmp_path_factory.mktemp('saved') / 'lenet.mat'
+    assert main('--max-iter', 3, '--model', path) == 0
+    return path
+
+
+@pytest.mark.parametrize('flags, words', [
+    (('--seed', 1), '--seed: 1 contradicts the run saved in lenet.mat, which has 9'),
+    (('--batch-size', 32), '--batch-size: 32 contradicts the run saved in lenet.mat, which has 64'),
+    (('--fullset',), '--fullset: True contradicts the run saved in lenet.mat, which has False'),
+    (('--max-iter', 2), '--max-iter: 2 contradicts the run saved in lenet.mat, which has done 3 iterations')])
+def test_a_flag_that_contradicts_the_saved_run_is_named(saved, capfd, flags, words):
+    shutil.copy(saved, 'lenet.mat')
+    assert main('--resume', *flags) == 2
+    assert words in capfd.readouterr().err
+    assert Path('lenet.mat').read_bytes() == saved.read_bytes()
+
+
+def test_flags_that_agree_with_the_saved_run_are_taken(saved):
+    shutil.copy(saved, 'lenet.mat')
+    assert main('--resume', '--seed', 9, '--batch-size', 64, '--no-fullset', '--max-iter', 4) == 0
+    assert iterations('lenet.mat') == 4
+
+
+@pytest.mark.parametrize('name', ['mu', 'epsilon', 'gamma', 'power', 'weight_decay', 'w_lr', 'b_lr'])
+def test_a_recipe_that_contradicts_the_saved_run_is_named(saved, monkeypatch, name):
+    value = getattr(testLeNet, name)
+    monkeypatch.setattr(testLeNet, name, 0.3)
+    assert main('--resume', '--model', saved) == (
+        f'testLeNet.py: error: {name} at the head of testLeNet.py: 0.3 contradicts the run saved in {saved}, '
+        f'which has {value}')
+
+
+def test_a_model_of_another_architecture_is_not_resumed(saved, monkeypatch):
+    monkeypatch.setattr(testLeNet, 'get_lenet', lambda batch_size: {1: {'type': 'DATA'}})
+    assert 'its layers are not those of get_lenet()' in main('--resume', '--model', saved)
+
+
+def without(name):
+    return lambda params, saved: (params, {key: value for key, value in saved.items() if key != name})
+
+
+def with_first_filters(*w):
+    return lambda params, saved: ({**params, 1: {**params[1], 'w': np.array(w, np.float32)}}, saved)
+
+
+@pytest.mark.parametrize('change', [
+    *(without(name) for name in ('param_winc', 'layers', 'recipe', 'iteration', 'seconds', 'order', 'history',
+                                 'random_state')),
+    with_first_filters([1, 2]), with_first_filters(*[[np.nan] * 20] * 25),
+    lambda params, saved: (params, {**saved, 'recipe': {}}),
+    lambda params, saved: (params, {**saved, 'iteration': 'many'}),
+    lambda params, saved: (params, {**saved, 'random_state': {'bit_generator': 'PCG64'}}),
+    lambda params, saved: (params, {**saved, 'param_winc': 0.0})])
+def test_a_model_that_lacks_something_is_not_resumed(saved, change):
+    params, extra = change(*load_params(saved))
+    save_params('lenet.mat', params, **extra)
+    error = main('--resume')
+    assert error.startswith('testLeNet.py: error: lenet.mat: no run to resume (')
+    assert '\n' not in error and len(error) < 250
+
+
+@pytest.mark.parametrize('content', [b'', b'no model at all', 'MNIST', 'damaged'])
+def test_what_is_not_a_model_is_not_resumed(saved, content):
+    if content == 'MNIST':
+        shutil.copy(ROOT / 'mnist_all.mat', 'lenet.mat')
+    else:
+        whole = bytearray(saved.read_bytes())
+        whole[len(whole) // 2] ^= 1
+        Path('lenet.mat').write_bytes(whole if content == 'damaged' else content)
+    error = main('--resume')
+    assert error.startswith('testLeNet.py: error: lenet.mat: ') and '\n' not in error
+
+
+@pytest.mark.parametrize('path, command', [
+    ('lenet.mat', 'python testLeNet.py makes one'),
+    ('my models/it is.mat', "python testLeNet.py --model 'my models/it is.mat' makes one")])
+def test_without_a_model_one_line_says_how_to_make_it(path, command):
+    assert main('--resume', '--model', path) == f'testLeNet.py: error: {path}: no such file to resume from; {command}'
+
+
+def test_resuming_a_finished_run_reports_it_again(saved, capfd):
+    assert main('--resume', '--model', saved) == 0
+    printed = capfd.readouterr().out
+    assert re.fullmatch(r'final test accuracy: 0\.\d{6} of 500 images\ntraining time: \d+\.\d s for 3 iterations\n',
+                        printed)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The script as a process
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('damage', ['missing', 'cut short', 'foreign'])
@@ -129,163 +320,40 @@ def test_a_bad_mnist_file_is_one_line_of_error(tmp_path, damage):
     if damage != 'missing':
         content = (ROOT / 'mnist_all.mat').read_bytes()
         (tmp_path / 'mnist_all.mat').write_bytes(content[:100000] if damage == 'cut short' else b'foreign' * 100)
-    process = run(tmp_path, '--max-iter', '1', script=tmp_path / 'testLeNet.py')
+    code = 'import sys\nsys.path.insert(0, ".")\nimport testLeNet\ntestLeNet.main()'
+    process = run(tmp_path, '--max-iter', 1, code=code)
     assert_one_line_of_error(process, 'mnist_all.mat')
     assert len(process.stderr.splitlines()) == 1
 
 
-def start(folder, *flags):
-    """Start the training and wait for its first line."""
-    process = subprocess.Popen([sys.executable, str(ROOT / 'testLeNet.py'), '--display-interval', '1', *flags],
-                               cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout.readline().startswith('cost = ')
-    return process
-
-
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_stopped_and_resumed_ends_as_if_it_had_not_been(tmp_path, number):
-    process = start(tmp_path, '--max-iter', '100000', '--batch-size', '700', '--model', 'stopped.mat')
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    done = load_params(tmp_path / 'stopped.mat')[1]['iteration']
-    assert stderr == (f'stopped after iteration {done}, saved stopped.mat; to go on: '
-                      'python testLeNet.py --resume --model stopped.mat\n')
-
-    last = str(done + 7)                               # 700 images of 3,000: the resumed run begins a new epoch
-    resumed = run(tmp_path, '--resume', '--model', 'stopped.mat', '--max-iter', last)
-    whole = run(tmp_path, '--max-iter', last, '--batch-size', '700', '--model', 'whole.mat', '--display-interval', '1')
-    assert resumed.returncode == whole.returncode == 0
-    assert without_time(resumed.stdout).splitlines()[-2:] == without_time(whole.stdout).splitlines()[-2:]
-    (params, extra), (whole_params, whole_extra) = (load_params(tmp_path / f'{name}.mat') for name in
-                                                    ('stopped', 'whole'))
-    assert_same_params(params, whole_params)
-    assert_same_params(extra['param_winc'], whole_extra['param_winc'])
-    np.testing.assert_array_equal(extra['history']['train'], whole_extra['history']['train'])
-
-
-def test_resuming_at_any_iteration_gives_the_same_parameters(tmp_path):
-    rng = np.random.RandomState(5)
-    flags = '--batch-size', '40', '--test-interval', '4', '--display-interval', '3'
-    assert run(tmp_path, '--max-iter', '90', '--model', 'whole.mat', *flags).returncode == 0
-    for stop in np.sort(rng.choice(np.arange(1, 90), 2, replace=False)):
-        command = ('--resume',) if (tmp_path / 'parts.mat').exists() else flags
-        assert run(tmp_path, '--model', 'parts.mat', '--max-iter', str(stop), *command).returncode == 0
-    assert run(tmp_path, '--model', 'parts.mat', '--max-iter', '90', '--resume').returncode == 0
-    parts, whole = load_params(tmp_path / 'parts.mat'), load_params(tmp_path / 'whole.mat')
-    assert_same_params(parts[0], whole[0])
-    for name in ('train', 'test'):
-        np.testing.assert_array_equal(parts[1]['history'][name], whole[1]['history'][name])
-
-
-@pytest.fixture(scope='module')
-def saved(tmp_path_factory):
-    """A folder with a model that has done 3 iterations."""
-    folder = tmp_path_factory.mktemp('saved')
-    assert run(folder, '--max-iter', '3').returncode == 0
-    return folder
-
-
-@pytest.mark.parametrize('flags, words', [
-    (('--seed', '1'), ('--seed', '1', 'which has 9')),
-    (('--batch-size', '32'), ('--batch-size', '32', 'which has 64')),
-    (('--fullset',), ('--fullset', 'True', 'which has False')),
-    (('--max-iter', '2'), ('--max-iter', '2', 'has done 3 iterations'))])
-def test_a_flag_that_contradicts_the_saved_run_is_named(saved, flags, words):
-    before = (saved / 'lenet.mat').read_bytes()
-    assert_one_line_of_error(run(saved, '--resume', *flags), *words)
-    assert (saved / 'lenet.mat').read_bytes() == before
-
-
-def test_flags_that_agree_with_the_saved_run_are_taken(saved, tmp_path):
-    shutil.copy(saved / 'lenet.mat', tmp_path)
-    process = run(tmp_path, '--resume', '--seed', '9', '--batch-size', '64', '--no-fullset', '--max-iter', '4')
-    assert process.returncode == 0
-    assert load_params(tmp_path / 'lenet.mat')[1]['iteration'] == 4
-
-
-def test_a_recipe_that_contradicts_the_saved_run_is_named(saved):
-    process = run(saved, '--resume', code='import testLeNet\ntestLeNet.epsilon = 0.5\ntestLeNet.main()')
-    assert_one_line_of_error(process, 'epsilon', '0.5', 'which has 0.01')
-
-
-def test_a_model_of_another_architecture_is_not_resumed(saved):
-    code = ('import testLeNet\nlayers = testLeNet.get_lenet()\nlayers[6]["num"] = 400\n'
-            'testLeNet.get_lenet = lambda: layers\ntestLeNet.main()')
-    assert_one_line_of_error(run(saved, '--resume', code=code), 'lenet.mat', 'layers')
-
-
-@pytest.mark.parametrize('content', [None, b'', b'no model at all', 'foreign', 'params alone', 'damaged'])
-def test_what_is_not_a_saved_run_is_not_resumed(saved, tmp_path, content):
-    path = tmp_path / 'lenet.mat'
-    if content == 'foreign':
-        shutil.copy(ROOT / 'mnist_all.mat', path)
-    elif content == 'params alone':
-        save_params(path, load_params(saved / 'lenet.mat')[0])
-    elif content == 'damaged':
-        whole = bytearray((saved / 'lenet.mat').read_bytes())
-        whole[len(whole) // 2] ^= 1
-        path.write_bytes(whole)
-    elif content is not None:
-        path.write_bytes(content)
-    process = run(tmp_path, '--resume')
-    assert_one_line_of_error(process, 'lenet.mat')
-    assert len(process.stderr.splitlines()) == 1
-
-
-def test_resuming_a_finished_run_reports_it_again(saved, tmp_path):
-    shutil.copy(saved / 'lenet.mat', tmp_path)
-    process = run(tmp_path, '--resume')
-    assert process.returncode == 0
-    assert re.fullmatch(r'final test accuracy: 0\.\d{6}\ntraining time: \d+\.\d s for 3 iterations\n', process.stdout)
-
-
-def test_a_full_disk_costs_neither_the_last_model_nor_the_results(saved, tmp_path):
-    """The disk is full once a file has a megabyte; a LeNet takes three."""
-    shutil.copy(saved / 'lenet.mat', tmp_path)
-    before = (tmp_path / 'lenet.mat').read_bytes()
-    code = ('import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (2 ** 20, 2 ** 20))\n'
-            'import testLeNet\ntestLeNet.main()')
-    process = run(tmp_path, '--max-iter', '2', code=code)
-    assert process.returncode == 1
-    assert len(process.stderr.splitlines()) == 1
-    assert 'cannot save' in process.stderr and 'lenet.mat' in process.stderr
-    assert 'final test accuracy' in process.stdout
-    assert (tmp_path / 'lenet.mat').read_bytes() == before
-    assert os.listdir(tmp_path) == ['lenet.mat']
-
-
-@pytest.mark.parametrize('path', ['no/such/folder/lenet.mat', '.'])
-def test_a_model_that_cannot_be_saved_is_an_error_before_the_training(tmp_path, path):
-    process = run(tmp_path, '--max-iter', '5', '--model', path)
-    assert_one_line_of_error(process, path)
-    assert process.stdout == ''
-
-
 def test_progress_is_one_line_on_a_terminal(tmp_path):
+    """A pace of a few iterations in a second, whatever the machine, lets the line be written again and again."""
     terminal, child = pty.openpty()
-    process = subprocess.Popen([sys.executable, str(ROOT / 'testLeNet.py'), '--max-iter', '60', '--model', 'm.mat'],
-                               cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=child)
-    os.close(child)
+    code = ('import time, testLeNet\nconv_net = testLeNet.conv_net\n'
+            'testLeNet.conv_net = lambda *given: time.sleep(0.11) or conv_net(*given)\ntestLeNet.main()')
     shown = b''
-    try:
-        while piece := os.read(terminal, 4096):
-            shown += piece
-    except OSError:                                    # the child has closed its end
-        pass
-    stdout, _ = process.communicate(timeout=60)
+    with started(tmp_path, '--max-iter', 6, '--batch-size', 4, '--display-interval', 3, code=code,
+                 stderr=child) as process:
+        os.close(child)
+        try:
+            while piece := os.read(terminal, 4096):
+                shown += piece
+        except OSError:                                # the child has closed its end
+            pass
+        stdout = process.stdout.read()
+        assert process.wait() == 0
     os.close(terminal)
-    assert process.returncode == 0
     text = shown.decode()
-    assert re.search(r'\r\x1b\[Kiteration \d+/60  \d+%  \d+ iterations/s  \d+:\d\d left', text)
+    assert re.search(r'\r\x1b\[Kiteration \d+/6  \d+%  \d+ iterations/s  \d+:\d\d left', text)
     assert '\n' not in text
     assert text.endswith('\r\x1b[K')
     assert 'iterations/s' not in stdout
 
 
 def test_importing_the_script_has_no_side_effects(tmp_path):
-    code = ('import os, numpy, threading\nbefore = dict(os.environ), numpy.random.get_state()[2]\nimport testLeNet\n'
-            'assert (dict(os.environ), numpy.random.get_state()[2]) == before\n'
+    code = ('import os, numpy, signal, threading\n'
+            'def state(): return dict(os.environ), numpy.random.get_state()[2], signal.getsignal(signal.SIGINT)\n'
+            'before = state()\nimport testLeNet\nassert state() == before\n'
             'assert threading.active_count() == 1\ntestLeNet.get_lenet()')
     process = run(tmp_path, code=code)
     assert (process.returncode, process.stdout, process.stderr) == (0, '', '')
