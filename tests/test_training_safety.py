@@ -36,7 +36,19 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def noted_signals():
+    """A signal that the script does not take fails the test, and not the process that runs the tests."""
+    def missed(number, frame):
+        raise AssertionError(f'{signal.Signals(number).name} went past the script')
+
+    before = {number: signal.signal(number, missed) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def quick(monkeypatch, noted_signals):
     """A few random images in place of MNIST, minibatches of 4. Returns testLeNet.main with that."""
     rng = np.random.RandomState(0)
     data = [part for m in (30, 10, 6) for part in (rng.rand(784, m).astype(np.float32), rng.randint(10, size=m))]
