@@ -16,7 +16,7 @@ A run ends in these lines (the handout's, then the answer to its Q10):
 
 Read `get_lenet` and `train`; the rest is about files, flags and signals. A wrong flag, file or model is one line of
 error; an error in the network or the solver is Python's own traceback. Whatever ends a run early, what it has trained
-is saved, unless the cost is no longer finite.
+is saved, unless the cost is no longer finite or Ctrl-C comes twice.
 """
 
 import argparse
@@ -34,17 +34,8 @@ import warnings
 
 import numpy as np
 
-from cnn_lenet import (
-    MNIST_FILE,
-    conv_net,
-    get_lr,
-    init_convnet,
-    load_mnist,
-    load_params,
-    predict,
-    save_params,
-    sgd_momentum,
-)
+import cnn_lenet
+from cnn_lenet import conv_net, get_lr, init_convnet, load_mnist, load_params, predict, save_params, sgd_momentum
 
 # The recipe, under the handout's names. The first seven can be overridden by flags of the same names.
 fullset = False          # False: a twentieth of MNIST, True: all of it
@@ -84,7 +75,7 @@ def get_lenet(batch_size=batch_size):
 
 @dataclasses.dataclass
 class Run:
-    """The state of a training run: all that a saved model must hold for the training to go on."""
+    """The state of a training run: all that a saved model must hold for it to be resumed."""
     layers: dict                 # the network, which stays as it is
     params: dict                 # its parameters
     param_winc: dict             # their accumulated gradients, theta in eq. (9)
@@ -205,7 +196,7 @@ def solver():
 
 
 def save(run, flags, console):
-    """Save the run. Returns whether that worked; if not, one line says why: that must not end hours of training."""
+    """Save the run. Returns whether that worked; if not, one line says why, and the training can go on."""
     kept = None
     try:
         check_parameters(run)
@@ -227,14 +218,14 @@ def save(run, flags, console):
 
 
 def keep_longer_run(path, iteration):
-    """Rename what is at `path`, unless it is a run of at most so many iterations. Returns the new name, or None."""
+    """Rename the file at `path`, unless it is a run of at most so many iterations. Returns the new name, or None."""
     try:
         if load_params(path)[1]['iteration'] <= iteration:
             return None
     except FileNotFoundError:
         return None
     except (OSError, LookupError, TypeError, ValueError):
-        pass                                            # whatever it is, it is not ours to overwrite
+        pass                                            # not a run; whatever it is, it is not ours to overwrite
     path = os.path.realpath(path)
     stem, extension = os.path.splitext(path)
     for number in itertools.count(1):
@@ -288,17 +279,16 @@ def check_parameters(run):
 
 
 def check_model_path(path):
-    """Raise OSError or ValueError if no model can be saved at `path`. It is tried; what is there is not touched."""
-    if os.path.isfile(path) and os.path.samefile(path, MNIST_FILE):
+    """Try, without touching the file at `path`, whether a model can be saved there. Raises OSError or ValueError."""
+    if os.path.isfile(path) and os.path.samefile(path, cnn_lenet.MNIST_FILE):
         raise ValueError(f'{path}: these are the images of MNIST; expected another file for the model')
     if not os.path.isfile(path) and (os.path.exists(path) or not os.path.basename(path)):
         raise ValueError(f'{path!r} is not a file; expected the name of a file for the model')
     folder, name = os.path.split(os.path.realpath(path))
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=name):
-            pass
+        tempfile.NamedTemporaryFile(dir=folder, prefix=name).close()
         if os.path.exists(path):
-            open(path, 'r+b').close()
+            open(path, 'r+b').close()                   # writes nothing, but a read-only file is an error
     except OSError as error:
         raise OSError(error.errno, f'cannot save: {error.strerror}', path) from None
 
@@ -339,9 +329,6 @@ def get_parser():
     """The flags. The defaults of those that belong to the recipe stand at the head of this file."""
     parser = argparse.ArgumentParser(
         prog='testLeNet.py', description='Train LeNet on MNIST with the recipe of CMU 10-601 homework 7.')
-    parser.set_defaults(fullset=fullset, max_iter=max_iter, batch_size=batch_size, display_interval=display_interval,
-                        test_interval=test_interval, snapshot=snapshot, seed=seed)
-
     parser.add_argument('--fullset', action=argparse.BooleanOptionalAction,
                         help='train on all of MNIST, not on a twentieth (default: %(default)s)')
     for flag, least, text in (
@@ -353,16 +340,18 @@ def get_parser():
             ('--seed', 0, 'what the random numbers start from')):
         parser.add_argument(flag, type=whole_number(least), metavar='N', help=f'{text} (default: %(default)s)')
     parser.add_argument('--threads', type=whole_number(1), metavar='N',
-                        help='how many share the work, with the same result; with 1 all is done in the main thread, '
-                             'as a debugger likes it (default: one for each core)')
+                        help='how many threads share the work, which changes nothing but the time; with 1, all is done '
+                             'in the main thread, where a debugger can follow (default: one for each core)')
     parser.add_argument('--model', metavar='PATH', default='lenet.mat',
                         help='where the model is saved, and resumed from (default: %(default)s)')
     parser.add_argument('--resume', action='store_true', help='go on from the saved model')
+    parser.set_defaults(fullset=fullset, max_iter=max_iter, batch_size=batch_size, display_interval=display_interval,
+                        test_interval=test_interval, snapshot=snapshot, seed=seed)
     return parser
 
 
 def whole_number(least):
-    """The type of a flag that is a whole number of at least `least`, and such as np.random.RandomState takes."""
+    """The type of a flag: whole numbers from `least` to the largest seed that np.random.RandomState takes."""
     def convert(text):
         with contextlib.suppress(ValueError):
             if least <= int(text) < 2 ** 32:
