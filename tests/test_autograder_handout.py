@@ -284,7 +284,7 @@ def test_the_starter_runs_and_makes_no_progress(package, tmp_path):
     assert (process.returncode, process.stderr) == (0, '')
     costs = [float(line.split()[2]) for line in process.stdout.splitlines() if line.startswith('cost')]
     assert costs == [pytest.approx(math.log(10), abs=1e-6)] * 3
-    accuracies = {line.split()[-1] for line in process.stdout.splitlines() if 'test accuracy' in line}
+    accuracies = set(re.findall(r'test accuracy: (\S+)', process.stdout))
     assert len(accuracies) == 1 and float(accuracies.pop()) < 0.2
 
 
