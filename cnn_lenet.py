@@ -29,7 +29,6 @@ import glob
 import hashlib
 import io
 import json
-import math
 import operator
 import os
 import pathlib
@@ -1199,7 +1198,7 @@ def _wrong_return(i, layer, direction, found, expected):
 def _are_finite(cost, param_grad):
     """Whether all numbers are finite. A sum is finite only if all that it adds up are."""
     with np.errstate(all='ignore'):
-        return all(math.isfinite(np.vdot(x, x)) for grad in param_grad.values() for x in grad.values())
+        return all(np.isfinite(np.vdot(x, x)) for grad in param_grad.values() for x in grad.values())
 
 
 def _check_numbers(i, layer, direction, found, *given):

@@ -278,7 +278,7 @@ def test_a_model_that_lacks_something_is_not_resumed(saved, change):
     params, extra = change(*load_params(saved))
     save_params('lenet.mat', params, **extra)
     error = main('--resume')
-    assert error.startswith('testLeNet.py: error: lenet.mat: no run to resume (')
+    assert error.startswith('testLeNet.py: error: lenet.mat: no')
     assert '\n' not in error and len(error) < 250
 
 
