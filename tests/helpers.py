@@ -1,4 +1,4 @@
-"""What several test files share: random structures, networks, numerical gradients, a look into nested results."""
+"""What several test files share: random structures, small networks, numerical gradients, a look into nested results."""
 
 import re
 
@@ -8,99 +8,7 @@ import pytest
 import cnn_lenet
 import testLeNet
 
-
-def structure(h, w, c, n, seed=0, dtype=np.float64):
-    """A layer's input: a random feature map of n images."""
-    data = np.random.RandomState(seed).randn(h * w * c, n).astype(dtype)
-    return {'height': h, 'width': w, 'channel': c, 'batch_size': n, 'data': data}
-
-
-def feature_map(structure, key='data'):
-    """`structure[key]` as (h, w, c, n)."""
-    return structure[key].reshape(structure['height'], structure['width'], structure['channel'], -1)
-
-
-def with_diff(output, seed=1):
-    """The structure `output` with a random gradient."""
-    diff = np.random.RandomState(seed).randn(*output['data'].shape).astype(output['data'].dtype)
-    return {**output, 'diff': diff}
-
-
-def random_params(shape, seed=2, dtype=np.float64):
-    """w of that shape, and b to go with it."""
-    rng = np.random.RandomState(seed)
-    return {'w': rng.randn(*shape).astype(dtype), 'b': rng.randn(shape[1]).astype(dtype)}
-
-
-def numerical_gradient(f, x, h=1e-6):
-    """The gradient of the number f(x) with respect to the array x, by central differences."""
-    gradient = np.zeros(x.shape)
-    for index in np.ndindex(x.shape):
-        above, below = x.copy(), x.copy()
-        above[index] += h
-        below[index] -= h
-        gradient[index] = (f(above) - f(below)) / (2 * h)
-    return gradient
-
-
-def check_gradients(forward, output, input, param_grad, input_od, param=None):
-    """input_od and param_grad agree with the numerical gradients of sum(diff * output).
-
-    forward  function of (input structure, param) that gives the output structure
-    """
-    def weighted_sum(data, param):
-        return (output['diff'] * forward({**input, 'data': data}, param)['data']).sum()
-
-    expected = numerical_gradient(lambda data: weighted_sum(data, param), input['data'])
-    np.testing.assert_allclose(input_od, expected, rtol=1e-6, atol=1e-7)
-    for key in param or ():
-        expected = numerical_gradient(
-            lambda value, key=key: weighted_sum(input['data'], {**param, key: value}), param[key])
-        np.testing.assert_allclose(param_grad[key], expected, rtol=1e-6, atol=1e-7)
-
-
-def arrays(value):
-    """Every array in nested dicts, lists and tuples."""
-    if isinstance(value, np.ndarray):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from arrays(inner)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from arrays(inner)
-
-
-def map_arrays(function, value):
-    """Nested dicts, lists and tuples with function(array) in every array's place."""
-    if isinstance(value, np.ndarray):
-        return function(value)
-    if isinstance(value, dict):
-        return {key: map_arrays(function, inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(map_arrays(function, inner) for inner in value)
-    return value
-
-
-def assert_same(found, expected):
-    """The same nesting and keys, and the same numbers, digit for digit."""
-    assert type(found) is type(expected) or np.isscalar(found)
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for key in expected:
-            assert_same(found[key], expected[key])
-    elif isinstance(expected, (list, tuple)):
-        assert len(found) == len(expected)
-        for pair in zip(found, expected):
-            assert_same(*pair)
-    else:
-        np.testing.assert_array_equal(found, expected, strict=True)
-
-
-def raises(*words):
-    """Expect a ValueError whose message holds every one of these words (the thing, the found, the expected)."""
-    patterns = [rf'(?=.*(?<!\w){re.escape(str(word))}(?!\w))' for word in words]
-    return pytest.raises(ValueError, match='(?s)^' + ''.join(patterns))
+# Layers
 
 
 def data_layer(h, w, c, n):
@@ -161,3 +69,115 @@ def network_and_batch(name, n=5, seed=0, dtype=np.float64):
     h, w, c = (layers[1][key] for key in ('height', 'width', 'channel'))
     data = rng.randn(h * w * c, n).astype(dtype)
     return params, layers, data, rng.randint(layers[len(layers)]['num'], size=n)
+
+
+# What goes in and out of a layer
+
+
+def structure(h, w, c, n, seed=0, dtype=np.float64):
+    """A layer's input: a random feature map of n images."""
+    data = np.random.RandomState(seed).randn(h * w * c, n).astype(dtype)
+    return {'height': h, 'width': w, 'channel': c, 'batch_size': n, 'data': data}
+
+
+def feature_map(structure, key='data'):
+    """`structure[key]` as (h, w, c, n)."""
+    return structure[key].reshape(structure['height'], structure['width'], structure['channel'], -1)
+
+
+def sizes(structure):
+    return tuple(structure[key] for key in ('height', 'width', 'channel', 'batch_size'))
+
+
+def with_diff(output, seed=1):
+    """The structure `output` with a random gradient."""
+    diff = np.random.RandomState(seed).randn(*output['data'].shape).astype(output['data'].dtype)
+    return {**output, 'diff': diff}
+
+
+def random_params(shape, seed=2, dtype=np.float64):
+    """w of that shape, and b to go with it."""
+    rng = np.random.RandomState(seed)
+    return {'w': rng.randn(*shape).astype(dtype), 'b': rng.randn(shape[1]).astype(dtype)}
+
+
+def zeros_like(params):
+    return map_arrays(np.zeros_like, params)
+
+
+# Numerical gradients
+
+
+def numerical_gradient(f, x, h=1e-6):
+    """The gradient of the number f(x) with respect to the array x, by central differences."""
+    gradient = np.zeros(x.shape)
+    for index in np.ndindex(x.shape):
+        above, below = x.copy(), x.copy()
+        above[index] += h
+        below[index] -= h
+        gradient[index] = (f(above) - f(below)) / (2 * h)
+    return gradient
+
+
+def check_backward(forward, output, input, input_od, param=None, param_grad=None):
+    """input_od and param_grad agree with the numerical gradients of sum(diff * output).
+
+    forward  function of (input structure, param) that gives the output structure
+    """
+    def weighted_sum(data, param):
+        return (output['diff'] * forward({**input, 'data': data}, param)['data']).sum()
+
+    expected = numerical_gradient(lambda data: weighted_sum(data, param), input['data'])
+    np.testing.assert_allclose(input_od, expected, rtol=1e-6, atol=1e-7)
+    approx = cnn_lenet.finite_difference(output, input, 1e-6, lambda x: forward(x, param))
+    np.testing.assert_allclose(input_od, approx, atol=1e-6)
+    for key in param or ():
+        expected = numerical_gradient(
+            lambda value, key=key: weighted_sum(input['data'], {**param, key: value}), param[key])
+        np.testing.assert_allclose(param_grad[key], expected, rtol=1e-6, atol=1e-7)
+
+
+# Nested results
+
+
+def arrays(value):
+    """Every array in nested dicts, lists and tuples."""
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from arrays(inner)
+
+
+def map_arrays(function, value):
+    """Nested dicts, lists and tuples with function(array) in every array's place."""
+    if isinstance(value, np.ndarray):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: map_arrays(function, inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_arrays(function, inner) for inner in value)
+    return value
+
+
+def assert_same(found, expected, check=np.testing.assert_array_equal):
+    """The same nesting and keys, and the same numbers: digit for digit, or as `check` has it."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key in expected:
+            assert_same(found[key], expected[key], check)
+    elif isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected)
+        for pair in zip(found, expected):
+            assert_same(*pair, check)
+    elif isinstance(expected, np.ndarray):
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+        check(found, expected)
+    else:
+        assert found == expected
+
+
+def raises(*words, error=ValueError):
+    """Expect an error whose message holds every one of these words (the thing, the found, the expected)."""
+    patterns = [rf'(?=.*(?<!\w){re.escape(str(word))}(?!\w))' for word in words]
+    return pytest.raises(error, match='(?s)^' + ''.join(patterns))

@@ -1,76 +1,40 @@
-"""ReLU (handout section 2.2, Q2 and Q5), and finite_difference, whose default it is (section 8)."""
+"""ReLU (handout section 2.2, Q2 and Q5)."""
 
 import numpy as np
 import pytest
-from helpers import check_gradients, inner_product, random_params, structure, with_diff
+from helpers import RELU, check_backward, sizes, structure, with_diff
 
-from cnn_lenet import finite_difference, inner_product_forward, relu_backward, relu_forward
-
-RELU = {'type': 'RELU'}
-SHAPES = [(1, 1, 1, 1), (1, 1, 500, 2), (3, 4, 2, 5), (5, 1, 3, 1)]
+from cnn_lenet import relu_backward, relu_forward
 
 
-@pytest.mark.parametrize('shape', SHAPES)
-def test_forward_is_the_larger_of_0_and_x(shape):
-    input = structure(*shape)
-    output = relu_forward(input, RELU)
-    np.testing.assert_array_equal(output['data'], np.where(input['data'] > 0, input['data'], 0))
-    assert tuple(output[key] for key in ('height', 'width', 'channel', 'batch_size')) == shape
-
-
-@pytest.mark.parametrize('shape', SHAPES)
-def test_the_gradient_passes_where_the_input_was_positive(shape):
+@pytest.mark.parametrize('shape', [(1, 1, 1, 1), (1, 1, 500, 2), (3, 4, 2, 5), (5, 1, 3, 1)])
+def test_relu_is_the_larger_of_0_and_x_and_its_gradient_passes_where_x_is_positive(shape):
     input = structure(*shape)
     output = with_diff(relu_forward(input, RELU))
+    assert sizes(output) == shape
+    np.testing.assert_array_equal(output['data'], np.where(input['data'] > 0, input['data'], 0))
     input_od = relu_backward(output, input, RELU)
     np.testing.assert_array_equal(input_od, np.where(input['data'] > 0, output['diff'], 0))
-    check_gradients(lambda x, _: relu_forward(x, RELU), output, input, None, input_od)
+    check_backward(lambda x, _: relu_forward(x, RELU), output, input, input_od)
 
 
-def test_at_0_the_gradient_is_0():
-    input = {'height': 1, 'width': 1, 'channel': 2, 'batch_size': 1, 'data': np.array([[0.], [-0.]])}
-    output = {**relu_forward(input, RELU), 'diff': np.ones((2, 1))}
-    np.testing.assert_array_equal(relu_backward(output, input, RELU), np.zeros((2, 1)))
+@pytest.mark.parametrize('x, y, slope', [(0., 0., 0), (-0., 0., 0), (np.inf, np.inf, 1), (-np.inf, 0., 0),
+                                         (np.nan, np.nan, 0), (1e-300, 1e-300, 1)])
+def test_special_values(x, y, slope):
+    """At 0 the gradient is 0. NaN stays NaN."""
+    input = {**structure(1, 1, 1, 1), 'data': np.array([[x]])}
+    output = {**relu_forward(input, RELU), 'diff': np.array([[3.]])}
+    np.testing.assert_array_equal(output['data'], [[y]])
+    np.testing.assert_array_equal(relu_backward(output, input, RELU), [[3 * slope]])
 
 
-def test_nan_stays_nan():
-    input = {'height': 1, 'width': 1, 'channel': 1, 'batch_size': 2, 'data': np.array([[np.nan, 1.]])}
-    np.testing.assert_array_equal(relu_forward(input, RELU)['data'], input['data'])
+def test_an_infinite_gradient_stays_where_it_is():
+    """0 times infinity would be NaN."""
+    input = {**structure(2, 1, 1, 1), 'data': np.array([[1.], [-1.]])}
+    np.testing.assert_array_equal(relu_backward({'diff': np.full((2, 1), np.inf)}, input, RELU), [[np.inf], [0]])
 
 
-@pytest.mark.parametrize('shape', SHAPES)
-@pytest.mark.parametrize('h', [1e-3, 1e-6])
-def test_finite_difference_of_relu_is_the_handouts(shape, h):
-    """diff * (max(0, x + h) - max(0, x)) / h, element by element (eq. 14)."""
-    input = structure(*shape)
-    input['data'].flat[::3] = -h / 2                             # where x and x + h lie on the two sides of the kink
-    output = with_diff(relu_forward(input, RELU))
-    expected = output['diff'] * (np.maximum(input['data'] + h, 0) - np.maximum(input['data'], 0)) / h
-    approx = finite_difference(output, input, h)
-    np.testing.assert_allclose(approx, expected, rtol=1e-7, atol=1e-12)
-    assert approx.shape == input['data'].shape
-
-
-def test_finite_difference_tells_a_wrong_gradient_from_a_right_one():
-    input = structure(3, 2, 2, 4)
-    output = with_diff(relu_forward(input, RELU))
-    approx = finite_difference(output, input, 1e-6)
-    np.testing.assert_allclose(approx, relu_backward(output, input, RELU), atol=1e-6)
-    assert np.abs(approx - output['diff']).max() > 0.1
-
-
-def test_finite_difference_of_another_layer_is_that_of_its_weighted_sum():
-    """The gradient of sum(diff * (w.T x + b)) with respect to x is w diff, whatever x is."""
-    input, param = structure(2, 2, 1, 3), random_params((4, 5))
-    output = with_diff(inner_product_forward(input, inner_product(5), param))
-    approx = finite_difference(output, input, 1e-5, lambda x: inner_product_forward(x, inner_product(5), param))
-    np.testing.assert_allclose(approx, param['w'] @ output['diff'], atol=1e-8)
-
-
-def test_finite_difference_keeps_to_the_definition_when_h_is_large():
-    """(f(x + h) - f(x)) / h of f = x^3 at h = 1 is 3 x^2 + 3 x + 1, not the derivative."""
-    input = structure(1, 3, 1, 2)
-    output = {'diff': np.ones((3, 2))}
-    approx = finite_difference(output, input, 1.0, forward=lambda x: {**x, 'data': x['data'] ** 3})
-    x = input['data']
-    np.testing.assert_allclose(approx, 3 * x ** 2 + 3 * x + 1, rtol=1e-10)
+def test_a_structure_may_hold_data_and_diff_alone():
+    input = {'data': np.array([[1., -2.]])}
+    np.testing.assert_array_equal(relu_forward(input, RELU)['data'], [[1, 0]])
+    np.testing.assert_array_equal(relu_backward({'diff': np.array([[3., 4.]])}, input, RELU), [[3, 0]])
