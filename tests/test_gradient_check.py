@@ -1,0 +1,103 @@
+"""Checking gradients (handout section 8): finite_difference for a layer, check_gradients for a whole net."""
+
+import copy
+
+import numpy as np
+import pytest
+from helpers import NETWORKS, RELU, assert_same, inner_product, network_and_batch, random_params, structure, with_diff
+
+import cnn_lenet
+from cnn_lenet import check_gradients, finite_difference, inner_product_forward, relu_backward, relu_forward
+
+# finite_difference; tests of every layer compare with it too.
+
+
+@pytest.mark.parametrize('shape', [(1, 1, 1, 1), (1, 1, 500, 64), (3, 4, 2, 5)])
+@pytest.mark.parametrize('h', [1e-3, 1e-6])
+def test_of_relu_it_is_the_handouts(shape, h):
+    """diff * (max(0, x + h) - max(0, x)) / h, element by element (eq. 14)."""
+    input = structure(*shape)
+    input['data'].flat[::3] = -h / 2                             # where x and x + h lie on the two sides of the kink
+    output = with_diff(relu_forward(input, RELU))
+    expected = output['diff'] * (np.maximum(input['data'] + h, 0) - np.maximum(input['data'], 0)) / h
+    np.testing.assert_allclose(finite_difference(output, input, h), expected, rtol=1e-7, atol=1e-12)
+
+
+def test_it_tells_a_wrong_gradient_from_a_right_one():
+    input = structure(3, 2, 2, 4)
+    output = with_diff(relu_forward(input, RELU))
+    approx = finite_difference(output, input, 1e-6)
+    np.testing.assert_allclose(approx, relu_backward(output, input, RELU), atol=1e-6)
+    assert np.abs(approx - output['diff']).max() > 0.1
+
+
+def test_of_another_layer_it_is_that_of_the_weighted_sum():
+    """The gradient of sum(diff * (w.T x + b)) with respect to x is w diff, whatever x is."""
+    input, param = structure(2, 2, 1, 3), random_params((4, 5))
+    output = with_diff(inner_product_forward(input, inner_product(5), param))
+    approx = finite_difference(output, input, 1e-5, lambda x: inner_product_forward(x, inner_product(5), param))
+    np.testing.assert_allclose(approx, param['w'] @ output['diff'], atol=1e-8)
+
+
+def test_it_keeps_to_the_definition_when_h_is_large():
+    """(f(x + h) - f(x)) / h of f = x^3 at h = 1 is 3 x^2 + 3 x + 1, not the derivative."""
+    input = structure(1, 3, 1, 2)
+    x = input['data']
+    approx = finite_difference({'diff': np.ones((3, 2))}, input, 1.0, lambda x: {**x, 'data': x['data'] ** 3})
+    np.testing.assert_allclose(approx, 3 * x ** 2 + 3 * x + 1, rtol=1e-10)
+
+
+# check_gradients
+
+RIGHT, WRONG = 1e-4, 1e-2                                        # relative errors below the one, above the other
+
+
+def layers_with_parameters(layers):
+    return {i for i, layer in layers.items() if layer['type'] in ('CONV', 'IP', 'LOSS')}
+
+
+@pytest.mark.parametrize('name', [*NETWORKS, 'LeNet'])
+def test_right_gradients_pass_and_arguments_stay_as_they_were(name):
+    args = network_and_batch(name)
+    before = copy.deepcopy(args)
+    errors = check_gradients(*args, count=5, rng=np.random.RandomState(0))
+    assert errors.keys() == layers_with_parameters(args[1])
+    assert all(error < RIGHT for error in errors.values())
+    assert_same(args, before)
+
+
+def test_parameters_of_single_precision_are_checked_in_double():
+    errors = check_gradients(*network_and_batch('lenet in small', dtype=np.float32), rng=np.random.RandomState(0))
+    assert all(error < RIGHT for error in errors.values())
+
+
+def wrong_backward(name, change):
+    """The module's backward function of that name, with something wrong in its result."""
+    right = getattr(cnn_lenet, name)
+    return lambda *args: change(right(*args), *args)
+
+
+# 'lenet in small' is DATA, CONV, POOLING, CONV, POOLING, IP, RELU, LOSS.
+@pytest.mark.parametrize('name, i, change', [
+    ('relu_backward', 7, lambda od, output, *_: output['diff']),               # passes everything
+    ('relu_backward', 7, lambda od, *_: -od),
+    ('pooling_layer_backward', 5, lambda od, *_: od / 4),                      # an average, not a maximum
+    ('pooling_layer_backward', 5, lambda od, *_: 0 * od),                      # not written yet
+    ('inner_product_backward', 6, lambda pair, *_: ({**pair[0], 'w': 2 * pair[0]['w']}, pair[1])),
+    ('inner_product_backward', 6, lambda pair, *_: ({**pair[0], 'b': 0 * pair[0]['b']}, pair[1])),
+    ('inner_product_backward', 6, lambda pair, *_: (pair[0], 2 * pair[1])),
+])
+def test_a_wrong_backward_function_shows_in_its_layer_or_below(monkeypatch, name, i, change):
+    args = network_and_batch('lenet in small')
+    monkeypatch.setattr(cnn_lenet, name, wrong_backward(name, change))
+    errors = check_gradients(*args, count=20, rng=np.random.RandomState(0))
+    assert any(errors[j] > WRONG for j in errors if j <= i)
+    assert all(errors[j] < RIGHT for j in errors if j > i)
+
+
+def test_zeros_do_not_pass(monkeypatch):
+    """A layer that gives zeros both ways hides everything below it: 0 - 0 is no proof that a gradient is right."""
+    monkeypatch.setattr(cnn_lenet, 'relu_forward', lambda input, layer: {**input, 'data': 0 * input['data']})
+    monkeypatch.setattr(cnn_lenet, 'relu_backward', lambda output, input, layer: 0 * input['data'])
+    errors = check_gradients(*network_and_batch('lenet in small'), rng=np.random.RandomState(0))
+    assert not any(errors[i] < RIGHT for i in (2, 4, 6))
