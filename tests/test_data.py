@@ -6,6 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import scipy.io
+from helpers import raises
 
 import cnn_lenet
 from cnn_lenet import MNIST_FILE, load_mnist
@@ -15,36 +16,6 @@ from cnn_lenet import MNIST_FILE, load_mnist
 def mnist():
     """The variables of mnist_all.mat, as they lie in the file."""
     return scipy.io.loadmat(MNIST_FILE)
-
-
-@pytest.fixture
-def mnist_file(tmp_path, monkeypatch):
-    """Write another data file, from bytes or from a dict of variables, and have it read."""
-    path = tmp_path / 'mnist_all.mat'
-    monkeypatch.setattr(cnn_lenet, 'MNIST_FILE', path)
-
-    def write(content):
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            scipy.io.savemat(path, content)
-
-    return write
-
-
-def expected_parts(mnist, fullset, shuffle):
-    """The three parts, drawn as the handout's code draws them: (uint8 images, one a row; digits)."""
-    images, digits, orders = {}, {}, {}
-    for name, count in (('train', 60000), ('test', 10000)):
-        images[name] = np.concatenate([mnist[f'{name}{digit}'] for digit in range(10)])
-        digits[name] = np.array([digit for digit in range(10) for _ in mnist[f'{name}{digit}']])
-        orders[name] = np.arange(count)
-        shuffle(orders[name])
-    share = 1 if fullset else 20
-    for name, part in (('train', orders['train'][10000:]), ('train', orders['train'][:10000]),
-                       ('test', orders['test'])):
-        kept = part[:len(part) // share]
-        yield images[name][kept], digits[name][kept]
 
 
 # The file
@@ -74,48 +45,43 @@ def test_images_stand_upright(mnist):
 
 # load_mnist
 
-@pytest.mark.parametrize('fullset, sizes', [(True, (50000, 10000, 10000)), (False, (2500, 500, 500))])
-@pytest.mark.parametrize('private', [False, True])
-def test_draws(mnist, fullset, sizes, private):
-    """60,000 training indices are shuffled, then 10,000 test indices, by the global generator or a private one."""
-    np.random.seed(3)
-    expected = list(expected_parts(mnist, fullset, np.random.shuffle))
-    drawn = np.random.rand()                                     # the next draw shows the generator's state
-    np.random.seed(3 if not private else 4)
-    rng = np.random.RandomState(3)
-    result = load_mnist(fullset, dtype=np.float32, rng=rng) if private else load_mnist(fullset)
-    assert (rng if private else np.random).rand() == drawn
-    if private:
-        assert np.random.rand() == np.random.RandomState(4).rand()
-    assert isinstance(result, list) and len(result) == 6
-    for x, y, (images, digits), size in zip(result[::2], result[1::2], expected, sizes):
-        assert x.shape == (784, size) and y.shape == (size,)
-        assert x.dtype == (np.float32 if private else np.float64)
+def expected_parts(mnist, fullset, rng):
+    """The three parts, drawn as the handout's code draws them: (uint8 images, one a row; digits)."""
+    train_order, test_order = np.arange(60000), np.arange(10000)
+    rng.shuffle(train_order)
+    rng.shuffle(test_order)
+    for name, part in (('train', train_order[10000:]), ('train', train_order[:10000]), ('test', test_order)):
+        kept = part[:len(part) // (1 if fullset else 20)]
+        digits = np.array([digit for digit in range(10) for _ in mnist[f'{name}{digit}']])
+        yield np.concatenate([mnist[f'{name}{digit}'] for digit in range(10)])[kept], digits[kept]
+
+
+def check_parts(parts, expected, sizes, dtype):
+    assert isinstance(parts, list) and len(parts) == 6
+    for x, y, (images, digits), size in zip(parts[::2], parts[1::2], expected, sizes):
+        assert (x.shape, y.shape, x.dtype) == ((784, size), (size,), dtype)
+        assert np.issubdtype(y.dtype, np.integer)
         np.testing.assert_array_equal(y, digits)
-        np.testing.assert_array_equal(x[:, ::97], images[::97].T.astype(x.dtype) / x.dtype.type(255))
+        np.testing.assert_array_equal(x[:, ::97], images[::97].T.astype(dtype) / dtype(255))
         assert x.min() == 0 and x.max() == 1
 
 
-def test_fullset_is_the_default():
-    np.random.seed(0)
-    assert [x.shape[-1] for x in load_mnist(dtype=np.float32)] == [50000, 50000, 10000, 10000, 10000, 10000]
+@pytest.mark.parametrize('arguments, sizes', [((), (50000, 10000, 10000)), ((False,), (2500, 500, 500))])
+def test_the_global_generator_shuffles_60000_indices_then_10000(mnist, arguments, sizes):
+    np.random.seed(3)
+    parts, drawn = load_mnist(*arguments), np.random.rand()      # the next draw shows the generator's state
+    rng = np.random.RandomState(3)
+    check_parts(parts, expected_parts(mnist, not arguments, rng), sizes, np.float64)
+    assert drawn == rng.rand()
 
 
-def test_labels_are_whole_numbers_that_conv_net_takes():
-    y = load_mnist(False, rng=np.random.RandomState(0))[1]
-    assert np.issubdtype(y.dtype, np.integer)
-    assert sorted(set(y.tolist())) == list(range(10))
-
-
-def test_precision_changes_nothing_else():
-    double, single = (load_mnist(False, dtype, np.random.RandomState(0)) for dtype in (np.float64, np.float32))
-    for a, b in zip(double, single):
-        np.testing.assert_array_equal(a.astype(b.dtype), b)
-
-
-def test_the_file_is_found_from_another_directory(tmp_path, monkeypatch):
+def test_a_generator_of_ones_own_leaves_the_global_one_alone(mnist, tmp_path, monkeypatch):
+    """The file is found from any directory."""
     monkeypatch.chdir(tmp_path)
-    assert len(load_mnist(False)[1]) == 2500
+    np.random.seed(4)
+    parts = load_mnist(False, np.float32, np.random.RandomState(3))
+    assert np.random.rand() == np.random.RandomState(4).rand()
+    check_parts(parts, expected_parts(mnist, False, np.random.RandomState(3)), (2500, 500, 500), np.float32)
 
 
 def test_the_small_set_is_not_cut_out_of_the_full_one():
@@ -131,45 +97,43 @@ def test_the_small_set_is_not_cut_out_of_the_full_one():
 
 # Files that are not MNIST
 
-@pytest.mark.parametrize('share', [0, 0.001, 0.5, 0.9, 0.999])
-def test_a_truncated_file_is_named(mnist_file, share):
-    whole = MNIST_FILE.read_bytes()
-    mnist_file(whole[:int(share * len(whole))])
-    with pytest.raises(ValueError, match=r'mnist_all\.mat'):
+@pytest.fixture
+def mnist_file(tmp_path, monkeypatch):
+    """Where the data file is looked for: nothing is there yet."""
+    monkeypatch.setattr(cnn_lenet, 'MNIST_FILE', tmp_path / 'mnist_all.mat')
+    return tmp_path / 'mnist_all.mat'
+
+
+def test_a_missing_file_is_named(mnist_file):
+    with raises('mnist_all.mat', 'train0', 'test9', error=FileNotFoundError):
         load_mnist()
 
 
-@pytest.mark.parametrize('content', [b'5' * 1000, b'\x89HDF\r\n\x1a\n' + bytes(1000),
-                                     b'MATLAB 5.0 MAT-file' + bytes(2000)])
-def test_a_file_of_another_format_is_named(mnist_file, content):
-    mnist_file(content)
-    with pytest.raises(ValueError, match=r'mnist_all\.mat'):
+@pytest.mark.parametrize('content', [
+    lambda whole: b'', lambda whole: b'5' * 1000, lambda whole: b'\x89HDF\r\n\x1a\n' + bytes(1000),
+    lambda whole: b'MATLAB 5.0 MAT-file' + bytes(2000), lambda whole: whole[:len(whole) // 1000],
+    lambda whole: whole[:len(whole) // 2], lambda whole: whole[:-len(whole) // 1000],
+], ids=['empty', 'text', 'HDF5', 'zeros', 'cut at 0.1 %', 'cut at 50 %', 'cut at 99.9 %'])
+def test_a_file_that_cannot_be_read_is_named(mnist_file, content):
+    mnist_file.write_bytes(content(MNIST_FILE.read_bytes()))
+    with raises('mnist_all.mat', 'train0', 'test9'):
         load_mnist()
 
 
-def blank_images(**changed):
-    """As many images as MNIST has, all of the digit 0 and all black; some of the variables changed."""
+@pytest.mark.parametrize('changed', [
+    dict(train3=None),
+    dict(train2=np.zeros((5, 784))),
+    dict(test0=np.zeros((10000, 783), np.uint8)),
+    dict(train0=np.zeros((28, 28, 60000 // 784), np.uint8)),
+    dict(train0='a word'),
+    dict(train0=np.zeros((59999, 784), np.uint8)),
+    dict(test0=np.zeros((10001, 784), np.uint8)),
+], ids=['a variable missing', 'floats', '783 pixels', 'three dimensions', 'text', '59,999 images', '10,001 images'])
+def test_a_file_of_other_images_is_named(mnist_file, changed):
+    """As many images as MNIST has, all of the digit 0 and all black; one of the variables is not as it should be."""
     variables = {f'{name}{digit}': np.zeros((0, 784), np.uint8) for name in ('train', 'test') for digit in range(10)}
-    variables['train0'], variables['test0'] = (np.zeros((count, 784), np.uint8) for count in (60000, 10000))
+    variables.update(train0=np.zeros((60000, 784), np.uint8), test0=np.zeros((10000, 784), np.uint8))
     variables.update(changed)
-    return {name: value for name, value in variables.items() if value is not None}
-
-
-@pytest.mark.parametrize('changed, words', [
-    (None, ['train0', 'missing', 'train9']),
-    (dict(train3=None), ['train3', 'missing']),
-    (dict(test7=None), ['test7', 'missing', 'test9']),
-    (dict(train2=np.zeros((5, 784))), ['train2', 'float64', 'uint8']),
-    (dict(test0=np.zeros((5, 783), np.uint8)), ['test0', r'\(5, 783\)', '784']),
-    (dict(train9=np.zeros((784, 5), np.uint8)), ['train9', r'\(784, 5\)', '784']),
-    (dict(train0=np.zeros((28, 28, 5), np.uint8)), ['train0', r'\(28, 28, 5\)', '784']),
-    (dict(train0='a word'), ['train0', 'uint8']),
-    (dict(train0=np.zeros((59999, 784), np.uint8)), ['train0', 'train9', '59999', '60000']),
-    (dict(test0=np.zeros((10001, 784), np.uint8)), ['test0', 'test9', '10001', '10000']),
-])
-def test_a_foreign_file_is_named_and_the_variable(mnist_file, changed, words):
-    mnist_file({'x': np.ones(3)} if changed is None else blank_images(**changed))
-    with pytest.raises(ValueError, match=r'mnist_all\.mat') as error:
+    scipy.io.savemat(mnist_file, {name: value for name, value in variables.items() if value is not None})
+    with raises('mnist_all.mat', 'expected'):
         load_mnist()
-    for word in words:
-        error.match(word)

@@ -1,6 +1,7 @@
 """Saved models: the same bits come back, or an error that names the file; what was saved is never lost."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,135 +11,221 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+from helpers import arrays, assert_same, map_arrays, network, network_and_batch, raises
 
 import cnn_lenet
-from cnn_lenet import init_convnet, load_params, save_params
+from cnn_lenet import load_params, predict, save_params
 
-ROOT = Path(cnn_lenet.__file__).resolve().parent
+TOP = Path(cnn_lenet.__file__).resolve().parent
 
-LAYERS = {
-    1: {'type': 'DATA', 'height': 5, 'width': 4, 'channel': 1, 'batch_size': 3},
-    2: {'type': 'CONV', 'num': 2, 'k': 2, 'stride': 1, 'pad': 0, 'group': 1},
-    3: {'type': 'RELU'},
-    4: {'type': 'IP', 'num': 1, 'init_type': 'gaussian'},
-    5: {'type': 'LOSS', 'num': 2},
+
+def small_params(seed=0):
+    """A w of one row and one of one column, a b of one element, the empty arrays of layers that have none."""
+    rng, none = np.random.RandomState(seed), {'w': np.array([]), 'b': np.array([])}
+    return {1: {'w': rng.randn(4, 2), 'b': rng.randn(2)}, 2: none, 3: {'w': rng.randn(24, 1), 'b': rng.randn(1)},
+            4: {'w': rng.randn(1, 3), 'b': rng.randn(3)}, 5: {'w': rng.randn(1, 1), 'b': rng.randn(1)}}
+
+
+EXTRA = {                                                        # such as belongs to a run
+    'layers': network('lenet in small'), 'recipe': {'seed': 2 ** 32 - 1, 'epsilon': 0.01, 'name': 'LeNet', 'nothing': ''},
+    'iteration': 12345678901, 'param_winc': small_params(seed=1),
+    'random_state': np.random.RandomState(3).get_state(legacy=False),
+    'history': {'train': np.random.RandomState(4).rand(1, 3), 'test': np.zeros((0, 2))},
+    'order': np.random.RandomState(5).permutation(7).astype(np.int32), 'nothing': np.array([], np.int32),
 }
 
 
-def small_params(dtype=np.float32, seed=0):
-    return init_convnet(LAYERS, dtype, np.random.RandomState(seed))
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / 'm.mat'
 
 
-def assert_same(one, other):
-    assert type(one) is type(other)
-    if isinstance(one, dict):
-        assert list(one) == list(other)
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, np.ndarray):
-        assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
-    else:
-        assert one == other
-
+# What was saved comes back
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
-def test_parameters_come_back_bit_for_bit(tmp_path, dtype):
-    """Shapes too: a w of one row or one column, a b of one element, the empty arrays of a layer without any."""
-    params = small_params(dtype)
-    params[1]['w'][0, 0] = -0.0
-    params[1]['w'][1, 0] = np.finfo(dtype).smallest_subnormal
+def test_parameters_come_back_bit_for_bit(path, dtype):
+    params = map_arrays(lambda array: array.astype(dtype), small_params())
+    params[1]['w'][:2, 0] = -0.0, np.finfo(dtype).smallest_subnormal
     params[1]['b'][:] = np.nan, np.inf
-    save_params(tmp_path / 'm.mat', params)
-    loaded, extra = load_params(tmp_path / 'm.mat')
-    assert extra == {}
-    assert list(loaded) == list(params)
-    for i in params:
-        for key in 'wb':
-            assert_same(loaded[i][key], params[i][key])
+    save_params(path, params)
+    loaded, extra = load_params(path)
+    assert extra == {} and list(loaded) == list(params)
+    assert_same(loaded, params)
+    assert [array.tobytes() for array in arrays(loaded)] == [array.tobytes() for array in arrays(params)]
 
 
-def test_what_belongs_to_a_run_comes_back(tmp_path):
-    extra = {
-        'layers': LAYERS, 'recipe': {'seed': 2 ** 32 - 1, 'epsilon': 0.01, 'name': 'LeNet', 'nothing': ''},
-        'iteration': 12345678901, 'param_winc': small_params(seed=1),
-        'random_state': np.random.RandomState(3).get_state(legacy=False),
-        'history': {'train': np.random.RandomState(4).rand(1, 3), 'test': np.zeros((0, 2))},
-        'order': np.random.RandomState(5).permutation(7).astype(np.int32),
-    }
-    save_params(tmp_path / 'm.mat', small_params(), **extra)
-    loaded = load_params(tmp_path / 'm.mat')[1]
-    assert_same({key: loaded[key] for key in extra}, extra)
+def test_what_belongs_to_a_run_comes_back(path):
+    save_params(path, small_params(), **EXTRA)
+    loaded = load_params(path)[1]
+    assert_same(loaded, EXTRA)
     rng = np.random.RandomState()
     rng.set_state(loaded['random_state'])
     assert rng.rand() == np.random.RandomState(3).rand()
 
 
-def test_any_reader_of_mat_files_opens_it(tmp_path):
+@pytest.mark.parametrize('order', [np.ascontiguousarray, np.asfortranarray])
+def test_arrays_come_back_in_the_memory_order_in_which_they_were_saved(path, order):
+    """BLAS adds up in another order where the memory order is another."""
+    params = map_arrays(order, small_params())
+    save_params(path, params, param_winc=params)
+    loaded, extra = load_params(path)
+    for found in (loaded, extra['param_winc']):
+        for i in (1, 3, 4, 5):
+            for key in 'wb':
+                assert found[i][key].strides == params[i][key].strides
+                assert found[i][key].flags.aligned and found[i][key].flags.writeable
+
+
+@pytest.mark.parametrize('dtype', [np.float32, np.float64])
+@pytest.mark.parametrize('n', [1, 33, 40])
+def test_a_loaded_model_is_the_saved_model(path, dtype, n):
+    params, layers, data, _ = network_and_batch('LeNet', n, dtype=dtype)
+    save_params(path, params)
+    np.testing.assert_array_equal(predict(load_params(path)[0], layers, data), predict(params, layers, data))
+
+
+def test_any_reader_of_mat_files_opens_it(path):
     """In Octave params{2}.w is the w of params[2]: a cell array of structs."""
-    params = small_params()
-    save_params(tmp_path / 'm.mat', params, layers=LAYERS)
-    content = scipy.io.loadmat(tmp_path / 'm.mat')
-    assert content['params'].shape == (1, 4)
-    np.testing.assert_array_equal(content['params'][0, 0][0, 0]['w'], params[1]['w'])
+    save_params(path, small_params(), layers=EXTRA['layers'])
+    content = scipy.io.loadmat(path)
+    assert content['params'].shape == (1, 5)
+    np.testing.assert_array_equal(content['params'][0, 0][0, 0]['w'], small_params()[1]['w'])
     assert content['layers'][0, 1][0, 0]['type'][0] == 'CONV'
 
 
-def test_saving_changes_no_argument(tmp_path):
+def test_saving_changes_no_argument(path):
     params, history = small_params(), {'train': np.ones((2, 3))}
-    save_params(tmp_path / 'm.mat', params, history=history)
+    save_params(path, params, history=history)
     assert_same(params, small_params())
     assert_same(history, {'train': np.ones((2, 3))})
 
 
 @pytest.mark.parametrize('value', [None, [object()], np.zeros((2, 2, 2)), {0: 1.0}, {1: 1.0, 3: 1.0}])
-def test_what_a_mat_file_does_not_hold_is_refused_and_nothing_is_written(tmp_path, value):
-    with pytest.raises(TypeError, match='cannot save'):
-        save_params(tmp_path / 'm.mat', small_params(), value=value)
-    assert os.listdir(tmp_path) == []
+def test_what_a_mat_file_does_not_hold_is_refused_and_nothing_is_written(path, value):
+    with raises('cannot save', error=TypeError):
+        save_params(path, small_params(), value=value)
+    assert os.listdir(path.parent) == []
 
 
-def test_every_damaged_byte_is_noticed(tmp_path):
-    path = tmp_path / 'm.mat'
+# MAT-files of another hand
+
+@pytest.mark.parametrize('compressed', [False, True], ids=['-v6', '-v7'])
+def test_a_model_that_octave_saved_again_is_loaded(path, compressed):
+    """Octave writes the variables as it read them, under a header of its own. Here a filter was changed."""
+    save_params(path, small_params(), **EXTRA)
+    variables = {name: value for name, value in scipy.io.loadmat(path).items() if not name.startswith('__')}
+    variables['params'][0, 0][0, 0]['w'][0, 1] = 7
+    scipy.io.savemat(path, variables, do_compression=compressed, long_field_names=True)
+    expected = small_params()
+    expected[1]['w'][0, 1] = 7
+    loaded, extra = load_params(path)
+    assert_same(loaded, expected)
+    assert_same(extra, EXTRA)
+
+
+@pytest.mark.skipif(not shutil.which('octave-cli'), reason='needs Octave')
+@pytest.mark.parametrize('version', ['-v6', '-v7'])
+def test_octave_itself_saves_it_again(path, version):
+    save_params(path, small_params(), **EXTRA)
+    command = f"load m.mat; params{{1}}.w(1, 2) = 7; save {version} m.mat {' '.join(['params', *EXTRA])}"
+    subprocess.run(['octave-cli', '--quiet', '--norc', '--eval', command], cwd=path.parent, check=True, timeout=300,
+                   capture_output=True)
+    expected = small_params()
+    expected[1]['w'][0, 1] = 7
+    loaded, extra = load_params(path)
+    assert_same(loaded, expected)
+    assert_same(extra, EXTRA)
+
+
+def cells(params):
+    """params as scipy saves a cell array of structs."""
+    result = np.empty((1, len(params)), object)
+    result[0, :] = list(params.values())
+    return result
+
+
+@pytest.mark.parametrize('b_shape', [(-1, 1), (1, -1)], ids=['columns', 'rows'])
+def test_a_model_made_by_hand_in_octave_is_loaded(path, b_shape):
+    """There are no arrays of one dimension there; an empty one is 0 x 0, and whole numbers are floats too."""
+    params, layers, data, _ = network_and_batch('lenet in small')
+    params[1]['w'] = np.round(params[1]['w'] * 9)
+    by_hand = {i: {'w': p['w'], 'b': p['b'].reshape(b_shape)} if p['w'].size else
+               {'w': np.zeros((0, 0)), 'b': np.zeros((0, 0))} for i, p in params.items()}
+    by_hand[1]['w'] = by_hand[1]['w'].astype(np.int8)
+    scipy.io.savemat(path, {'params': cells(by_hand)})
+    loaded, extra = load_params(path)
+    assert extra == {}
+    assert {i: (p['w'].shape, p['b'].shape) for i, p in loaded.items() if p['w'].size} == {
+        i: (p['w'].shape, p['b'].shape) for i, p in params.items() if p['w'].size}
+    np.testing.assert_allclose(predict(loaded, layers, data), predict(params, layers, data), rtol=1e-10)
+
+
+NOT_A_MODEL = {
+    'no params': {'weights': np.ones(3)},
+    'params is a number': {'params': 3.0},
+    'params is text': {'params': 'lenet'},
+    'no b': {'params': cells({1: {'w': np.ones((4, 2))}})},
+    'b of another length': {'params': cells({1: {'w': np.ones((4, 2)), 'b': np.ones((3, 1))}})},
+    'b is a matrix': {'params': cells({1: {'w': np.ones((4, 4)), 'b': np.ones((2, 2))}})},
+    'w is text': {'params': cells({1: {'w': 'ab', 'b': np.ones((2, 1))}})},
+}
+
+
+@pytest.mark.parametrize('variables', NOT_A_MODEL.values(), ids=NOT_A_MODEL)
+def test_a_mat_file_that_holds_no_model_is_named(path, variables):
+    scipy.io.savemat(path, variables)
+    with raises(str(path), 'params'):
+        load_params(path)
+
+
+@pytest.mark.parametrize('content', [b'', b'# Created by Octave 7.3.0\n# name: params\n# type: cell\n',
+                                     b'\x89HDF\r\n\x1a\n' + bytes(1000), bytes(1000)],
+                         ids=['empty', 'Octave text', 'HDF5', 'zeros'])
+def test_a_file_of_another_format_is_named(path, content):
+    path.write_bytes(content)
+    with raises(str(path)):
+        load_params(path)
+
+
+def test_a_missing_file_is_named(path):
+    with raises(str(path), error=FileNotFoundError):
+        load_params(path)
+
+
+# Damage
+
+def test_every_damaged_byte_of_the_content_is_noticed(path):
+    """The checksum stands in the free text of 116 bytes that a MAT-file begins with."""
     save_params(path, small_params())
     content = path.read_bytes()
-    for position in range(len(content)):
+    for position in range(116, len(content)):
         damaged = bytearray(content)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match='m.mat'):
+        with raises(str(path)):
             load_params(path)
 
 
-def test_every_cut_is_noticed(tmp_path):
-    path = tmp_path / 'm.mat'
+def test_every_cut_is_noticed(path):
     save_params(path, small_params())
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        with pytest.raises(ValueError, match='m.mat'):
+        with raises(str(path)):
             load_params(path)
 
 
-def test_a_file_that_somebody_made_by_hand_is_no_model(tmp_path):
-    """Even with a checksum that is right."""
-    path = tmp_path / 'm.mat'
-    scipy.io.savemat(path, {'weights': np.ones(3)})
-    content = bytearray(path.read_bytes())
-    content[:116] = cnn_lenet._HEADER.ljust(116)
-    content[cnn_lenet._DIGEST] = cnn_lenet._digest(content)
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match='m.mat: not a saved model'):
+def test_a_right_checksum_makes_no_model(path):
+    """Somebody saved something else as params: the file is whole, but not a model."""
+    save_params(path, {1: {'weights': np.ones(3)}})
+    with raises(str(path), 'params'):
         load_params(path)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match='missing.mat'):
-        load_params(tmp_path / 'missing.mat')
-
+# Nothing is lost
 
 @pytest.mark.parametrize('step', ['fsync', 'replace'])
-def test_when_the_disk_fails_the_old_file_stays(tmp_path, monkeypatch, step):
-    path = tmp_path / 'm.mat'
+def test_when_the_disk_fails_the_old_file_stays(path, monkeypatch, step):
     save_params(path, small_params(seed=0))
 
     def fail(*_):
@@ -146,8 +233,8 @@ def test_when_the_disk_fails_the_old_file_stays(tmp_path, monkeypatch, step):
     monkeypatch.setattr(os, step, fail)
     with pytest.raises(OSError, match='cannot save: No space left on device.*m.mat'):
         save_params(path, small_params(seed=1))
-    assert os.listdir(tmp_path) == ['m.mat']
-    assert_same(load_params(path)[0][1]['w'], small_params(seed=0)[1]['w'])
+    assert os.listdir(path.parent) == ['m.mat']
+    assert_same(load_params(path)[0], small_params(seed=0))
 
 
 def test_a_link_is_followed_and_kept(tmp_path):
@@ -155,22 +242,55 @@ def test_a_link_is_followed_and_kept(tmp_path):
     (tmp_path / 'm.mat').symlink_to(tmp_path / 'disk' / 'real.mat')
     save_params(tmp_path / 'm.mat', small_params())
     assert (tmp_path / 'm.mat').is_symlink()
-    assert load_params(tmp_path / 'disk' / 'real.mat')[0].keys() == {1, 2, 3, 4}
+    assert_same(load_params(tmp_path / 'disk' / 'real.mat')[0], small_params())
 
 
-def test_a_process_killed_at_any_moment_leaves_a_whole_file(tmp_path):
-    """The child saves on and on, every file full of one number; it is killed while it does so."""
-    path, rng = tmp_path / 'm.mat', np.random.RandomState(0)
-    code = ('import sys, numpy as np\nfrom cnn_lenet import save_params\nnumber = 0\nwhile True:\n'
-            '    number += 1\n'
-            '    save_params(sys.argv[1], {1: {"w": np.full((700, 700), number), "b": np.zeros(1)}}, number=number)\n'
-            '    print(number, flush=True)\n')
-    for _ in range(10):
-        child = subprocess.Popen([sys.executable, '-c', code, str(path)], stdout=subprocess.PIPE,
-                                 env={**os.environ, 'PYTHONPATH': str(ROOT)})
+def saving_process(path, script, **pipes):
+    """A Python process that runs `script`, in which save(number) writes a file full of that number."""
+    head = ('import os, signal, sys, numpy as np\nfrom cnn_lenet import save_params\n'
+            'def save(number):\n'
+            '    params = {1: {"w": np.full((300, 700), number), "b": np.zeros(700)}}\n'
+            '    save_params(sys.argv[1], params, number=number)\n')
+    return subprocess.Popen([sys.executable, '-c', head + script, str(path)], text=True, stderr=subprocess.PIPE,
+                            env={**os.environ, 'PYTHONPATH': str(TOP), 'PYTHONDONTWRITEBYTECODE': '1'}, **pipes)
+
+
+def assert_one_whole_file(path):
+    params, extra = load_params(path)
+    assert np.all(params[1]['w'] == extra['number'])
+
+
+@pytest.mark.parametrize('step', ['fsync', 'replace'])
+def test_a_save_that_was_killed_leaves_one_temporary_file_and_the_next_removes_it(path, step):
+    save_params(path, small_params())
+    for number in range(2):
+        child = saving_process(path, f'os.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nsave({number})')
+        child.communicate(timeout=300)
+        assert child.returncode == -signal.SIGKILL
+        assert_same(load_params(path)[0], small_params())
+        assert len(os.listdir(path.parent)) <= 2
+    save_params(path, small_params(seed=1))
+    assert os.listdir(path.parent) == ['m.mat']
+    assert_same(load_params(path)[0], small_params(seed=1))
+
+
+def test_a_process_killed_at_any_moment_leaves_a_whole_file(path):
+    rng = np.random.RandomState(0)
+    for _ in range(3):
+        child = saving_process(path, 'for number in range(100000):\n    save(number)\n    print(number, flush=True)',
+                               stdout=subprocess.PIPE)
         child.stdout.readline()
-        time.sleep(rng.rand() * 0.06)
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
-        params, extra = load_params(path)
-        assert np.all(params[1]['w'] == extra['number'])
+        time.sleep(rng.rand() * 0.06)                            # any moment will do
+        child.kill()
+        child.communicate(timeout=300)
+        assert_one_whole_file(path)
+        assert len(os.listdir(path.parent)) <= 2
+
+
+def test_two_processes_that_save_at_once_do_not_disturb_each_other(path):
+    children = [saving_process(path, f'for number in range({first}, {first} + 60):\n    save(number)')
+                for first in (0, 1000)]
+    for child in children:
+        assert child.communicate(timeout=300)[1] == '' and child.returncode == 0
+    assert_one_whole_file(path)
+    assert os.listdir(path.parent) == ['m.mat']
