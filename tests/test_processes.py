@@ -1,19 +1,30 @@
-"""What only a process of its own can show: importing, peak memory, and the same digits run after run."""
+"""What concerns the whole process: importing, peak memory, the same digits run after run, threads of BLAS."""
 
+import concurrent.futures
+import ctypes
 import os
-import pathlib
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
+from helpers import network_and_batch
 
-TOP = pathlib.Path(__file__).resolve().parent.parent
+import cnn_lenet
+
+TOP = Path(cnn_lenet.__file__).resolve().parent
 
 
 def run(script, cwd, **environment):
-    """Standard output of a Python process that runs `script`; it must end well and write nothing else."""
+    """Standard output of a Python process that runs `script`; it must end well and write nothing else.
+
+    A variable that is None is taken out of the environment.
+    """
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(TOP), str(TOP / 'tests')]),
                    'PYTHONDONTWRITEBYTECODE': '1', **environment}
+    environment = {name: value for name, value in environment.items() if value is not None}
     done = subprocess.run([sys.executable, '-W', 'error', '-c', script], cwd=cwd, env=environment, text=True,
                           capture_output=True, timeout=300)
     assert done.stderr == '' and done.returncode == 0
@@ -55,17 +66,16 @@ layers, rng = get_lenet(), np.random.default_rng(0)
 params = cnn_lenet.init_convnet(layers, np.{dtype}, np.random.RandomState(0))
 data = rng.random((784, 10000), np.{dtype})
 before = peak()
-p = cnn_lenet.predict(params, layers, data)
+p = cnn_lenet.predict(params, layers, data, threads=2)
 assert p.shape == (10, 10000) and p.dtype == np.{dtype} and abs(p.sum() - 10000) < 1
 print(peak() - before)
 """, tmp_path))
     assert megabytes < 150
 
 
-@pytest.mark.parametrize('blas_threads, networks', [('1', ['lenet in small', 'LeNet']), ('2', ['lenet in small'])])
-def test_the_same_digits_run_after_run(tmp_path, blas_threads, networks):
-    """Cost, gradients and predictions: again and again, and from several threads at once."""
-    script = f"""
+def test_the_same_digits_however_many_threads_blas_has(tmp_path):
+    """Cost, gradients and predictions: again and again, from several threads at once, in one process and the next."""
+    script = """
 import concurrent.futures, hashlib
 import numpy as np
 import cnn_lenet
@@ -76,28 +86,88 @@ def digest(case):
     parts = [cp['cost'], cp['percent'], *arrays(grad), cnn_lenet.predict(*case[:3])]
     return hashlib.sha256(b''.join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
-for name in {networks}:
+for name in ('lenet in small', 'LeNet'):
     case = network_and_batch(name, 70, dtype=np.float32)
-    again = {{digest(case) for _ in range(4)}}
+    again = {digest(case) for _ in range(3)}
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         at_once = set(pool.map(digest, [case] * 6))
     assert len(again) == 1 and at_once == again, (again, at_once)
     print(*again)
 """
-    environment = {'OPENBLAS_NUM_THREADS': blas_threads, 'OMP_NUM_THREADS': blas_threads}
-    first, second = (run(script, tmp_path, **environment) for _ in range(2))
-    assert first == second and len(first.split()) == len(networks)
+    outputs = [run(script, tmp_path, OPENBLAS_NUM_THREADS=threads, OMP_NUM_THREADS=threads)
+               for threads in ('1', '2', None)]
+    assert len(outputs[0].split()) == 2 and outputs == [outputs[0]] * 3
 
 
-def test_blas_threads_change_the_speed_alone(tmp_path):
-    """With BLAS on one thread conv_net uses threads of its own; the gradients stay the same but for rounding."""
-    script = """
-import numpy as np
-import cnn_lenet
-from helpers import network_and_batch
-cp, grad = cnn_lenet.conv_net(*network_and_batch('lenet in small', 70))
-print(cp['cost'], cp['percent'], *(float((g[key] * np.arange(g[key].size).reshape(g[key].shape)).sum())
-                                   for g in grad.values() for key in 'wb'))
-"""
-    one, two = ([float(x) for x in run(script, tmp_path, OPENBLAS_NUM_THREADS=n).split()] for n in '12')
-    assert len(one) == 16 and one == pytest.approx(two, rel=1e-9, abs=1e-12)
+# While conv_net and predict work, NumPy's BLAS has one thread; afterwards it has what it had before.
+
+def numpys_openblas():
+    """OpenBLAS's functions that tell and set its number of threads, in the library that NumPy has loaded, or None."""
+    try:
+        with open('/proc/self/maps') as maps:
+            loaded = {fields[5] for line in maps if len(fields := line.split(maxsplit=5)) == 6}
+    except OSError:                                              # not Linux
+        return None
+    loaded = sorted(path.strip() for path in loaded if 'openblas' in os.path.basename(path))
+    for path in sorted(loaded, key=lambda path: 'numpy' not in path):      # SciPy may have one of its own
+        library = ctypes.CDLL(path)
+        for name in ('scipy_openblas_{}_num_threads64_', 'openblas_{}_num_threads64_', 'openblas_{}_num_threads'):
+            if hasattr(library, name.format('set')):
+                return getattr(library, name.format('get')), getattr(library, name.format('set'))
+    return None
+
+
+@pytest.fixture
+def blas_threads():
+    """The function that tells how many threads BLAS has: two, for the time of a test."""
+    if not (functions := numpys_openblas()):
+        pytest.skip('NumPy does not use OpenBLAS, or it cannot be found')
+    tell, set_to = functions
+    before = tell()
+    set_to(2)
+    if tell() != 2:
+        pytest.skip('OpenBLAS has been built for one thread')
+    yield tell
+    set_to(before)
+
+
+@pytest.mark.parametrize('threads', [1, 2])
+def test_blas_has_one_thread_while_a_network_works(monkeypatch, blas_threads, threads):
+    seen, right = set(), cnn_lenet.relu_forward
+
+    def relu_forward(input, layer):
+        seen.add(blas_threads())
+        return right(input, layer)
+
+    monkeypatch.setattr(cnn_lenet, 'relu_forward', relu_forward)
+    params, layers, data, labels = network_and_batch('lenet in small', 70)
+    for call in (lambda: cnn_lenet.predict(params, layers, data, threads),
+                 lambda: cnn_lenet.conv_net(params, layers, data, labels, threads)):
+        seen.clear()
+        call()
+        assert seen == {1} and blas_threads() == 2
+
+
+@pytest.mark.parametrize('threads', [1, 2])
+def test_blas_has_its_threads_back_after_an_error(monkeypatch, blas_threads, threads):
+    monkeypatch.setattr(cnn_lenet, 'relu_forward', lambda input, layer: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cnn_lenet.conv_net(*network_and_batch('lenet in small', 70), threads)
+    assert blas_threads() == 2
+
+
+def test_blas_has_its_threads_back_after_two_callers_at_once(monkeypatch, blas_threads):
+    """The one that comes second finds one thread, which is not what is to be put back."""
+    both_within, right = threading.Barrier(2), cnn_lenet.relu_forward
+
+    def relu_forward(input, layer):
+        both_within.wait(timeout=120)
+        assert blas_threads() == 1
+        return right(input, layer)
+
+    monkeypatch.setattr(cnn_lenet, 'relu_forward', relu_forward)
+    params, layers, data, _ = network_and_batch('lenet in small', 5)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: cnn_lenet.predict(params, layers, data, 1), range(2)))
+    np.testing.assert_array_equal(*found)
+    assert blas_threads() == 2
