@@ -222,14 +222,6 @@ def test_what_a_layer_holds_beside_its_own_keys_is_ignored():
     assert_same(conv_net(params, layers, data, labels), expected)
 
 
-def test_a_network_of_any_depth():
-    """Twelve layers: keys beyond 9 count as numbers, not as words."""
-    layers = {1: data_layer(2, 2, 1, 3), **{i: inner_product(i) for i in range(2, 12)}, 12: loss(4)}
-    params = init_convnet(layers, rng=np.random.RandomState(0))
-    assert [params[i]['w'].shape for i in range(1, 12)] == [(4, 2), *((i, i + 1) for i in range(2, 11)), (11, 3)]
-    assert [forward(params, layers, np.ones((4, 3)))[i]['channel'] for i in range(2, 12)] == list(range(2, 12))
-
-
 # Threads
 
 @pytest.mark.parametrize('threads', [1, 2, 3, 8])

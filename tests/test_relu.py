@@ -28,12 +28,6 @@ def test_special_values(x, y, slope):
     np.testing.assert_array_equal(relu_backward(output, input, RELU), [[3 * slope]])
 
 
-def test_an_infinite_gradient_stays_where_it_is():
-    """0 times infinity would be NaN."""
-    input = {**structure(2, 1, 1, 1), 'data': np.array([[1.], [-1.]])}
-    np.testing.assert_array_equal(relu_backward({'diff': np.full((2, 1), np.inf)}, input, RELU), [[np.inf], [0]])
-
-
 def test_a_structure_may_hold_data_and_diff_alone():
     input = {'data': np.array([[1., -2.]])}
     np.testing.assert_array_equal(relu_forward(input, RELU)['data'], [[1, 0]])

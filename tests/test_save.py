@@ -27,8 +27,8 @@ def small_params(seed=0):
 
 
 EXTRA = {                                                        # such as belongs to a run
-    'layers': network('lenet in small'), 'recipe': {'seed': 2 ** 32 - 1, 'epsilon': 0.01, 'name': 'LeNet', 'nothing': ''},
-    'iteration': 12345678901, 'param_winc': small_params(seed=1),
+    'layers': network('lenet in small'), 'iteration': 12345678901, 'param_winc': small_params(seed=1),
+    'recipe': {'seed': 2 ** 32 - 1, 'epsilon': 0.01, 'name': 'LeNet', 'nothing': ''},
     'random_state': np.random.RandomState(3).get_state(legacy=False),
     'history': {'train': np.random.RandomState(4).rand(1, 3), 'test': np.zeros((0, 2))},
     'order': np.random.RandomState(5).permutation(7).astype(np.int32), 'nothing': np.array([], np.int32),
@@ -49,7 +49,7 @@ def test_parameters_come_back_bit_for_bit(path, dtype):
     params[1]['b'][:] = np.nan, np.inf
     save_params(path, params)
     loaded, extra = load_params(path)
-    assert extra == {} and list(loaded) == list(params)
+    assert extra == {}
     assert_same(loaded, params)
     assert [array.tobytes() for array in arrays(loaded)] == [array.tobytes() for array in arrays(params)]
 
@@ -93,13 +93,6 @@ def test_any_reader_of_mat_files_opens_it(path):
     assert content['layers'][0, 1][0, 0]['type'][0] == 'CONV'
 
 
-def test_saving_changes_no_argument(path):
-    params, history = small_params(), {'train': np.ones((2, 3))}
-    save_params(path, params, history=history)
-    assert_same(params, small_params())
-    assert_same(history, {'train': np.ones((2, 3))})
-
-
 @pytest.mark.parametrize('value', [None, [object()], np.zeros((2, 2, 2)), {0: 1.0}, {1: 1.0, 3: 1.0}])
 def test_what_a_mat_file_does_not_hold_is_refused_and_nothing_is_written(path, value):
     with raises('cannot save', error=TypeError):
@@ -109,32 +102,29 @@ def test_what_a_mat_file_does_not_hold_is_refused_and_nothing_is_written(path, v
 
 # MAT-files of another hand
 
-@pytest.mark.parametrize('compressed', [False, True], ids=['-v6', '-v7'])
-def test_a_model_that_octave_saved_again_is_loaded(path, compressed):
-    """Octave writes the variables as it read them, under a header of its own. Here a filter was changed."""
-    save_params(path, small_params(), **EXTRA)
+def scipy_again(path, version):
+    """Change a filter and save as Octave does: the variables as they were read, without our header."""
     variables = {name: value for name, value in scipy.io.loadmat(path).items() if not name.startswith('__')}
     variables['params'][0, 0][0, 0]['w'][0, 1] = 7
-    scipy.io.savemat(path, variables, do_compression=compressed, long_field_names=True)
-    expected = small_params()
-    expected[1]['w'][0, 1] = 7
-    loaded, extra = load_params(path)
-    assert_same(loaded, expected)
-    assert_same(extra, EXTRA)
+    scipy.io.savemat(path, variables, do_compression=version == '-v7', long_field_names=True)
 
 
-@pytest.mark.skipif(not shutil.which('octave-cli'), reason='needs Octave')
-@pytest.mark.parametrize('version', ['-v6', '-v7'])
-def test_octave_itself_saves_it_again(path, version):
-    save_params(path, small_params(), **EXTRA)
+def octave_again(path, version):
+    if not shutil.which('octave-cli'):
+        pytest.skip('needs Octave')
     command = f"load m.mat; params{{1}}.w(1, 2) = 7; save {version} m.mat {' '.join(['params', *EXTRA])}"
     subprocess.run(['octave-cli', '--quiet', '--norc', '--eval', command], cwd=path.parent, check=True, timeout=300,
                    capture_output=True)
+
+
+@pytest.mark.parametrize('save_again', [scipy_again, octave_again])
+@pytest.mark.parametrize('version', ['-v6', '-v7'])
+def test_a_model_that_octave_saved_again_is_loaded(path, save_again, version):
+    save_params(path, small_params(), **EXTRA)
+    save_again(path, version)
     expected = small_params()
     expected[1]['w'][0, 1] = 7
-    loaded, extra = load_params(path)
-    assert_same(loaded, expected)
-    assert_same(extra, EXTRA)
+    assert_same(load_params(path), (expected, EXTRA))
 
 
 def cells(params):
@@ -213,13 +203,6 @@ def test_every_cut_is_noticed(path):
         path.write_bytes(content[:length])
         with raises(str(path)):
             load_params(path)
-
-
-def test_a_right_checksum_makes_no_model(path):
-    """Somebody saved something else as params: the file is whole, but not a model."""
-    save_params(path, {1: {'weights': np.ones(3)}})
-    with raises(str(path), 'params'):
-        load_params(path)
 
 
 # Nothing is lost

@@ -51,15 +51,6 @@ def test_several_steps(w_rate, b_rate, mu, decay):
                                            atol=1e-14)
 
 
-def test_decay_is_the_gradient_of_the_regularised_loss():
-    """Without a gradient of the loss a step shrinks w by rate * decay (eq. 12) and leaves b."""
-    params, zero = dicts(0), zeros_like(dicts(0))
-    params_, _ = sgd_momentum(0.1, 0.2, 0.9, 0.5, params, zero, zero)
-    for i in params:
-        np.testing.assert_allclose(params_[i]['w'], params[i]['w'] * (1 - 0.1 * 0.5), rtol=1e-14)
-        np.testing.assert_array_equal(params_[i]['b'], params[i]['b'])
-
-
 @pytest.mark.parametrize('scalar', [float, np.float64, np.float32, np.array])
 def test_a_rate_of_double_precision_leaves_single_precision_alone(scalar):
     """The rate is often a np.float64: the product of one with a float32 array would be float64."""

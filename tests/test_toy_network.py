@@ -46,6 +46,7 @@ sevens in the last window. F1(1,1) meets X(i,j) at output (i,j):
 
 import numpy as np
 import pytest
+from helpers import RELU, conv, data_layer, inner_product, loss, pooling, zeros_like
 
 from cnn_lenet import (
     conv_layer_backward,
@@ -63,14 +64,7 @@ from cnn_lenet import (
     softmax,
 )
 
-LAYERS = {
-    1: {'type': 'DATA', 'height': 4, 'width': 4, 'channel': 1, 'batch_size': 1},
-    2: {'type': 'CONV', 'num': 2, 'k': 2, 'stride': 1, 'pad': 0, 'group': 1},
-    3: {'type': 'POOLING', 'k': 2, 'stride': 1, 'pad': 0},
-    4: {'type': 'IP', 'num': 3, 'init_type': 'uniform'},
-    5: {'type': 'RELU'},
-    6: {'type': 'LOSS', 'num': 3},
-}
+LAYERS = {1: data_layer(4, 4, 1, 1), 2: conv(2, 2), 3: pooling(2, 1), 4: inner_product(3), 5: RELU, 6: loss(3)}
 IMAGE = np.array([[0., 0, 4, 0],
                   [0, 2, 5, 0],
                   [0, 0, 1, 0],
@@ -111,70 +105,26 @@ def toy():
     conv['diff'] = pooling_layer_backward(pool, conv, LAYERS[3])
     conv_grad, _ = conv_layer_backward(conv, image, LAYERS[2], FILTERS)
     return {'conv': conv, 'pool': pool, 'ip': ip, 'relu': relu, 'softmax': softmax(relu['data']), 'nll': nll,
-            'percent': percent, 'ip_grad': ip_grad, 'conv_grad': conv_grad}
+            'percent': percent, 'ip_grad': ip_grad, 'W1_grad': ip_grad['w'][np.argsort(CHANNEL_BY_CHANNEL)].T,
+            'conv_grad': conv_grad}
 
 
-def entry(structure, i, j, k):
-    """Entry (i, j, k) of a feature map, counted from 1 as in the handout."""
-    return structure['data'].reshape(structure['height'], structure['width'], structure['channel'])[i - 1, j - 1, k - 1]
-
-
-def test_1_height_and_width_of_the_convolution(toy):
-    assert (toy['conv']['height'], toy['conv']['width']) == (3, 3)      # (4 + 2*0 - 2) / 1 + 1
-
-
-def test_2_height_and_width_of_the_pooling(toy):
-    assert (toy['pool']['height'], toy['pool']['width']) == (2, 2)      # (3 - 2) / 1 + 1
-
-
-def test_3_length_of_the_relu(toy):
-    assert toy['relu']['data'].shape == (3, 1)
-
-
-def test_4_length_of_the_softmax(toy):
-    assert toy['softmax'].shape == (3, 1)
-
-
-def test_5_entry_1_1_2_of_the_convolution(toy):
-    assert entry(toy['conv'], 1, 1, 2) == 4                             # 2*0 + 1*0 + 0*0 + 2*2
-
-
-def test_6_entry_2_1_1_of_the_pooling(toy):
-    assert entry(toy['pool'], 2, 1, 1) == 7                             # max(2, 7, 0, 1)
-
-
-def test_7_index_2_of_the_relu(toy):
-    assert toy['relu']['data'][1, 0] == 39
-
-
-def test_8_index_2_of_the_softmax(toy):
-    assert toy['softmax'][1, 0] == pytest.approx(0.9525741268, abs=5e-11)
-
-
-def test_9_cross_entropy(toy):
-    assert toy['nll'] == pytest.approx(0.0485873516, abs=5e-11)
-
-
-def test_10_derivative_with_respect_to_the_softmax(toy):
-    """dJ/dy = (0, -1/y2, 0); sent through the softmax it gives the gradient that our loss sends down."""
-    y = toy['softmax'][:, 0]
-    dy = np.array([0, -1 / y[1], 0])
-    assert dy[1] == pytest.approx(-1.0497870684, abs=5e-11)
-    jacobian = np.diag(y) - np.outer(y, y)                              # dy_i / ds_j
-    np.testing.assert_allclose(toy['relu']['diff'][:, 0], jacobian @ dy, atol=1e-15)
-    np.testing.assert_allclose(toy['relu']['diff'][:, 0], [0.0474258732, -0.0474258732, 0], atol=5e-11)
-
-
-def test_11_derivative_with_respect_to_W1_1_1(toy):
-    W1_grad = toy['ip_grad']['w'][np.argsort(CHANNEL_BY_CHANNEL)].T
-    assert W1_grad[0, 0] == pytest.approx(0.3794069854, abs=5e-11)
-    x, a = np.array([8, 14, 7, 7, 14, 14, 11, 11]), 0.0474258732
-    np.testing.assert_allclose(W1_grad, [a * x, -a * x, 0 * x], atol=1e-9)
-
-
-def test_12_derivative_with_respect_to_filter_1_1_1(toy):
-    F1_grad = toy['conv_grad']['w'][:, 0].reshape(2, 2)
-    assert F1_grad[0, 0] == pytest.approx(-0.0948517464, abs=5e-11)
+@pytest.mark.parametrize('found, expected', [                          # entries are counted from 1 in the handout
+    (lambda toy: (toy['conv']['height'], toy['conv']['width']), (3, 3)),       # 1. (4 + 2*0 - 2) / 1 + 1
+    (lambda toy: (toy['pool']['height'], toy['pool']['width']), (2, 2)),       # 2. (3 - 2) / 1 + 1
+    (lambda toy: len(toy['relu']['data']), 3),                                 # 3. length of the ReLU
+    (lambda toy: len(toy['softmax']), 3),                                      # 4. length of the softmax
+    (lambda toy: toy['conv']['data'].reshape(3, 3, 2)[0, 0, 1], 4),            # 5. (1, 1, 2): 2*0 + 1*0 + 0*0 + 2*2
+    (lambda toy: toy['pool']['data'].reshape(2, 2, 2)[1, 0, 0], 7),            # 6. (2, 1, 1): max(2, 7, 0, 1)
+    (lambda toy: toy['relu']['data'][1, 0], 39),                               # 7. index 2 of the ReLU
+    (lambda toy: toy['softmax'][1, 0], 0.9525741268),                          # 8. index 2 of the softmax
+    (lambda toy: toy['nll'], 0.0485873516),                                    # 9. cross entropy
+    (lambda toy: -1 / toy['softmax'][1, 0], -1.0497870684),                    # 10. dJ/dy2
+    (lambda toy: toy['W1_grad'][0, 0], 0.3794069854),                          # 11. dJ/dW1(1,1)
+    (lambda toy: toy['conv_grad']['w'][0, 0], -0.0948517464),                  # 12. dJ/dF1(1,1)
+], ids=range(1, 13))
+def test_the_twelve_questions(toy, found, expected):
+    assert found(toy) == pytest.approx(expected, abs=5e-11)
 
 
 def test_every_feature_map(toy):
@@ -187,28 +137,26 @@ def test_every_feature_map(toy):
     assert toy['percent'] == 1                                          # the 1 is recognised
 
 
-def test_the_gradient_of_the_pooled_map_and_of_the_convolution(toy):
-    a = 0.0474258732
-    pool_diff = toy['pool']['diff'].reshape(2, 2, 2)[..., 0]
-    np.testing.assert_allclose(pool_diff, [[a / 2, -a / 2], [-a, a]], atol=1e-10)
-    conv_diff = toy['conv']['diff'].reshape(3, 3, 2)[..., 0]
-    np.testing.assert_allclose(conv_diff, [[0, a / 2, -a / 2], [0, 0, 0], [0, 0, 0]], atol=1e-10)
+def test_every_gradient_on_the_way_back(toy):
+    y, a = toy['softmax'][:, 0], 0.0474258732
+    jacobian = np.diag(y) - np.outer(y, y)                              # dy_i / ds_j
+    np.testing.assert_allclose(toy['relu']['diff'][:, 0], jacobian @ [0, -1 / y[1], 0], atol=1e-15)
+    np.testing.assert_allclose(toy['relu']['diff'][:, 0], [a, -a, 0], atol=5e-11)
+    x = np.array([8, 14, 7, 7, 14, 14, 11, 11])
+    np.testing.assert_allclose(toy['W1_grad'], [a * x, -a * x, 0 * x], atol=1e-9)
+    np.testing.assert_allclose(toy['pool']['diff'].reshape(2, 2, 2)[..., 0], [[a / 2, -a / 2], [-a, a]], atol=1e-10)
+    np.testing.assert_allclose(toy['conv']['diff'].reshape(3, 3, 2)[..., 0],
+                               [[0, a / 2, -a / 2], [0, 0, 0], [0, 0, 0]], atol=1e-10)
 
 
 def test_the_network_as_a_whole_agrees(toy):
-    """conv_net and predict give the numbers that the layers gave one by one."""
+    """conv_net and predict give the numbers that the layers gave one by one; a step at a rate of 0.01 goes against
+    the gradient: W1(1,1) = 1 - 0.01 * 0.3794069854, F1(1,1) = 1 + 0.01 * 0.0948517464."""
     cp, param_grad = conv_net(PARAMS, LAYERS, IMAGE.reshape(16, 1), LABEL)
-    assert cp['cost'] == pytest.approx(toy['nll'], rel=1e-12)
-    assert cp['percent'] == 1
+    assert cp == {'cost': pytest.approx(toy['nll'], rel=1e-12), 'percent': 1}
     np.testing.assert_allclose(param_grad[1]['w'], toy['conv_grad']['w'], atol=1e-14)
     np.testing.assert_allclose(param_grad[3]['w'], toy['ip_grad']['w'], atol=1e-14)
-    np.testing.assert_allclose(predict(PARAMS, LAYERS, IMAGE.reshape(16, 1)), toy['softmax'], atol=1e-15)
-
-
-def test_one_step_at_a_rate_of_0_01_without_momentum(toy):
-    """W1(1,1) = 1 - 0.01 * 0.3794069854, F1(1,1) = 1 + 0.01 * 0.0948517464."""
-    _, param_grad = conv_net(PARAMS, LAYERS, IMAGE.reshape(16, 1), LABEL)
-    nothing = {i: {key: 0 * value for key, value in param.items()} for i, param in PARAMS.items()}
-    params_, _ = sgd_momentum(0.01, 0.01, 0, 0, PARAMS, nothing, param_grad)
+    np.testing.assert_allclose(predict(PARAMS, LAYERS, IMAGE.reshape(16, 1)), toy['softmax'], atol=1e-14)
+    params_, _ = sgd_momentum(0.01, 0.01, 0, 0, PARAMS, zeros_like(PARAMS), param_grad)
     assert params_[3]['w'][0, 0] == pytest.approx(0.996205930146, abs=1e-12)
     assert params_[1]['w'][0, 0] == pytest.approx(1.000948517464, abs=1e-12)
