@@ -102,15 +102,6 @@ def test_gradient_of_each_bias_is_the_sum_over_its_own_channel():
     np.testing.assert_array_equal(param_grad['b'], [0, 0, 3 * 4 * 3])
 
 
-@pytest.mark.parametrize('place', range(4))
-def test_the_filter_is_not_flipped(place):
-    """'We multiply the filter weights with a local region': a lone 1 picks the pixel at its own place."""
-    input = {**structure(2, 2, 1, 1), 'data': np.array([[1.], [2.], [3.], [4.]])}
-    w = np.zeros((4, 1))
-    w[place] = 1
-    assert conv_layer_forward(input, conv(1, 2), {'w': w, 'b': np.zeros(1)})['data'].item() == place + 1
-
-
 # im2col and col2im take one image.
 
 

@@ -37,12 +37,6 @@ def test_digest_of_the_pixels(mnist):
     assert digest.hexdigest() == '7c10294c67b639de8f83465d100ca1aeef34d0f422dea714dc17b471eba6dd92'
 
 
-def test_images_stand_upright(mnist):
-    """The mean 1 is a vertical stroke: taller than wide, when a row of 784 pixels is read as 28 rows of 28."""
-    rows, columns = np.nonzero(mnist['train1'].mean(axis=0).reshape(28, 28) > 64)
-    assert np.ptp(rows) > 2 * np.ptp(columns)
-
-
 # load_mnist
 
 def expected_parts(mnist, fullset, rng):

@@ -4,10 +4,10 @@ import copy
 
 import numpy as np
 import pytest
-from helpers import NETWORKS, RELU, assert_same, inner_product, network_and_batch, random_params, structure, with_diff
+from helpers import NETWORKS, RELU, assert_same, network_and_batch, structure, with_diff
 
 import cnn_lenet
-from cnn_lenet import check_gradients, finite_difference, inner_product_forward, relu_backward, relu_forward
+from cnn_lenet import check_gradients, finite_difference, relu_forward
 
 # finite_difference; tests of every layer compare with it too.
 

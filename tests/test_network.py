@@ -2,28 +2,10 @@
 
 import numpy as np
 import pytest
-from helpers import (
-    NETWORKS,
-    assert_same,
-    data_layer,
-    inner_product,
-    loss,
-    network,
-    network_and_batch,
-    numerical_gradient,
-)
+from helpers import NETWORKS, assert_same, map_arrays, network, network_and_batch, numerical_gradient
 
-from cnn_lenet import (
-    conv_layer_forward,
-    conv_net,
-    feature_map_shapes,
-    forward,
-    init_convnet,
-    inner_product_forward,
-    pooling_layer_forward,
-    predict,
-    relu_forward,
-)
+import cnn_lenet
+from cnn_lenet import conv_net, feature_map_shapes, forward, init_convnet, predict
 
 every_network = pytest.mark.parametrize('name', NETWORKS)
 every_network_and_lenet = pytest.mark.parametrize('name', [*NETWORKS, 'LeNet'])
@@ -67,29 +49,21 @@ def test_shapes_of_the_feature_maps(name):
 
 
 @every_network_and_lenet
-def test_parameters_are_drawn_from_the_global_generator(name):
-    """And nothing else is: the next draw shows the generator's state."""
-    layers = network(name)
+@pytest.mark.parametrize('dtype', [np.float32, np.float64])
+def test_parameters_are_the_handouts_draws(name, dtype):
+    """From the global generator, or from one of one's own; nothing else is drawn, and no draw depends on dtype."""
+    layers, rng = network(name), np.random.RandomState(5)
+    expected = expected_params(layers, lambda shape: rng.rand(*shape), lambda shape: rng.randn(*shape))
+    expected = map_arrays(lambda array: array.astype(dtype), expected)
     np.random.seed(5)
-    params, drawn = init_convnet(layers), np.random.rand()
-    rng = np.random.RandomState(5)
-    assert_same(params, expected_params(layers, lambda shape: rng.rand(*shape), lambda shape: rng.randn(*shape)))
-    assert drawn == rng.rand()
+    assert_same(init_convnet(layers, dtype), expected)
+    assert np.random.rand() == rng.rand()
+    assert_same(init_convnet(layers, dtype, np.random.RandomState(5)), expected)
+    assert np.random.rand() == rng.rand()                        # the global one has not been touched
 
 
 @every_network
-def test_parameters_are_drawn_from_a_generator_of_ones_own(name):
-    """The same numbers in single precision; the global generator is left alone."""
-    np.random.seed(6)
-    double, single = (init_convnet(network(name), dtype, np.random.RandomState(5)) for dtype in (float, np.float32))
-    assert np.random.rand() == np.random.RandomState(6).rand()
-    np.random.seed(5)
-    assert_same(double, init_convnet(network(name)))
-    assert_same(single, {i: {key: value.astype(np.float32) for key, value in p.items()} for i, p in double.items()})
-
-
-@every_network
-def test_parameters_are_drawn_from_a_generator_of_numpys_newer_kind(name):
+def test_numpys_newer_generators_draw_too(name):
     layers, rng = network(name), np.random.default_rng(5)
     expected = expected_params(layers, lambda shape: rng.uniform(size=shape), rng.standard_normal)
     assert_same(init_convnet(layers, rng=np.random.default_rng(5)), expected,
@@ -116,8 +90,8 @@ def test_forward_gives_every_layers_output(name, n):
         assert tuple(outputs[i][key] for key in ('height', 'width', 'channel', 'batch_size')) == (h, w, c, n)
         assert outputs[i]['data'].shape == (h * w * c, n)
     for i in range(2, len(layers)):
-        function = {'CONV': conv_layer_forward, 'POOLING': pooling_layer_forward, 'RELU': relu_forward,
-                    'IP': inner_product_forward}[layers[i]['type']]
+        names = {'CONV': 'conv_layer', 'POOLING': 'pooling_layer', 'RELU': 'relu', 'IP': 'inner_product'}
+        function = getattr(cnn_lenet, names[layers[i]['type']] + '_forward')
         param = [params[i - 1]] if layers[i]['type'] in ('CONV', 'IP') else []
         expected = function(outputs[i - 1], layers[i], *param)
         np.testing.assert_allclose(outputs[i]['data'], expected['data'], rtol=1e-12, atol=1e-13)
@@ -180,28 +154,6 @@ def test_gradients_of_the_whole_net_agree_with_finite_differences(name, n):
             assert param_grad[i][key].shape == params[i][key].shape
             np.testing.assert_allclose(param_grad[i][key], numerical_gradient(cost, params[i][key]),
                                        rtol=1e-6, atol=1e-8, err_msg=f'layer {i + 1}, {key}')
-
-
-@every_network
-def test_gradients_are_means_over_the_batch(name):
-    """A batch's gradient is the mean of its images' gradients."""
-    params, layers, data, labels = network_and_batch(name, 70)
-    _, param_grad = conv_net(params, layers, data, labels)
-    singles = [conv_net(params, network(name, n=1), data[:, [i]], labels[[i]])[1] for i in range(70)]
-    for i in params:
-        for key in 'wb':
-            mean = sum(single[i][key] for single in singles) / 70
-            np.testing.assert_allclose(param_grad[i][key], mean, rtol=1e-9, atol=1e-13)
-
-
-@pytest.mark.parametrize('name', ['softmax regression', 'lenet in small'])
-def test_images_of_whole_numbers_count_as_floats(name):
-    params, layers, data, labels = network_and_batch(name)
-    data = np.abs(np.round(data * 3))
-    cp, grad = conv_net(params, layers, data, labels)
-    whole_cp, whole_grad = conv_net(params, layers, data.astype(np.uint8), labels)
-    assert whole_cp == pytest.approx(cp, rel=1e-12)
-    assert_same(whole_grad, grad, lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12))
 
 
 @pytest.mark.parametrize('empty', ['missing', None, {}])

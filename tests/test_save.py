@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -82,15 +81,6 @@ def test_a_loaded_model_is_the_saved_model(path, dtype, n):
     params, layers, data, _ = network_and_batch('LeNet', n, dtype=dtype)
     save_params(path, params)
     np.testing.assert_array_equal(predict(load_params(path)[0], layers, data), predict(params, layers, data))
-
-
-def test_any_reader_of_mat_files_opens_it(path):
-    """In Octave params{2}.w is the w of params[2]: a cell array of structs."""
-    save_params(path, small_params(), layers=EXTRA['layers'])
-    content = scipy.io.loadmat(path)
-    assert content['params'].shape == (1, 5)
-    np.testing.assert_array_equal(content['params'][0, 0][0, 0]['w'], small_params()[1]['w'])
-    assert content['layers'][0, 1][0, 0]['type'][0] == 'CONV'
 
 
 @pytest.mark.parametrize('value', [None, [object()], np.zeros((2, 2, 2)), {0: 1.0}, {1: 1.0, 3: 1.0}])
@@ -255,19 +245,6 @@ def test_a_save_that_was_killed_leaves_one_temporary_file_and_the_next_removes_i
     save_params(path, small_params(seed=1))
     assert os.listdir(path.parent) == ['m.mat']
     assert_same(load_params(path)[0], small_params(seed=1))
-
-
-def test_a_process_killed_at_any_moment_leaves_a_whole_file(path):
-    rng = np.random.RandomState(0)
-    for _ in range(3):
-        child = saving_process(path, 'for number in range(100000):\n    save(number)\n    print(number, flush=True)',
-                               stdout=subprocess.PIPE)
-        child.stdout.readline()
-        time.sleep(rng.rand() * 0.06)                            # any moment will do
-        child.kill()
-        child.communicate(timeout=300)
-        assert_one_whole_file(path)
-        assert len(os.listdir(path.parent)) <= 2
 
 
 def test_two_processes_that_save_at_once_do_not_disturb_each_other(path):

@@ -48,21 +48,7 @@ import numpy as np
 import pytest
 from helpers import RELU, conv, data_layer, inner_product, loss, pooling, zeros_like
 
-from cnn_lenet import (
-    conv_layer_backward,
-    conv_layer_forward,
-    conv_net,
-    inner_product_backward,
-    inner_product_forward,
-    mlrloss,
-    pooling_layer_backward,
-    pooling_layer_forward,
-    predict,
-    relu_backward,
-    relu_forward,
-    sgd_momentum,
-    softmax,
-)
+import cnn_lenet as c
 
 LAYERS = {1: data_layer(4, 4, 1, 1), 2: conv(2, 2), 3: pooling(2, 1), 4: inner_product(3), 5: RELU, 6: loss(3)}
 IMAGE = np.array([[0., 0, 4, 0],
@@ -94,17 +80,17 @@ PARAMS = {1: FILTERS, 2: EMPTY, 3: WEIGHTS, 4: EMPTY, 5: LOSS_WEIGHTS}
 def toy():
     """Every layer's output and gradient, one layer function after the other."""
     image = {'height': 4, 'width': 4, 'channel': 1, 'batch_size': 1, 'data': IMAGE.reshape(16, 1)}
-    conv = conv_layer_forward(image, LAYERS[2], FILTERS)
-    pool = pooling_layer_forward(conv, LAYERS[3])
-    ip = inner_product_forward(pool, LAYERS[4], WEIGHTS)
-    relu = relu_forward(ip, LAYERS[5])
+    conv = c.conv_layer_forward(image, LAYERS[2], FILTERS)
+    pool = c.pooling_layer_forward(conv, LAYERS[3])
+    ip = c.inner_product_forward(pool, LAYERS[4], WEIGHTS)
+    relu = c.relu_forward(ip, LAYERS[5])
     wb = np.vstack([LOSS_WEIGHTS['w'], LOSS_WEIGHTS['b']])
-    nll, _, relu['diff'], percent = mlrloss(wb, relu['data'], LABEL, 3, 1)
-    ip['diff'] = relu_backward(relu, ip, LAYERS[5])
-    ip_grad, pool['diff'] = inner_product_backward(ip, pool, LAYERS[4], WEIGHTS)
-    conv['diff'] = pooling_layer_backward(pool, conv, LAYERS[3])
-    conv_grad, _ = conv_layer_backward(conv, image, LAYERS[2], FILTERS)
-    return {'conv': conv, 'pool': pool, 'ip': ip, 'relu': relu, 'softmax': softmax(relu['data']), 'nll': nll,
+    nll, _, relu['diff'], percent = c.mlrloss(wb, relu['data'], LABEL, 3, 1)
+    ip['diff'] = c.relu_backward(relu, ip, LAYERS[5])
+    ip_grad, pool['diff'] = c.inner_product_backward(ip, pool, LAYERS[4], WEIGHTS)
+    conv['diff'] = c.pooling_layer_backward(pool, conv, LAYERS[3])
+    conv_grad, _ = c.conv_layer_backward(conv, image, LAYERS[2], FILTERS)
+    return {'conv': conv, 'pool': pool, 'ip': ip, 'relu': relu, 'softmax': c.softmax(relu['data']), 'nll': nll,
             'percent': percent, 'ip_grad': ip_grad, 'W1_grad': ip_grad['w'][np.argsort(CHANNEL_BY_CHANNEL)].T,
             'conv_grad': conv_grad}
 
@@ -152,11 +138,11 @@ def test_every_gradient_on_the_way_back(toy):
 def test_the_network_as_a_whole_agrees(toy):
     """conv_net and predict give the numbers that the layers gave one by one; a step at a rate of 0.01 goes against
     the gradient: W1(1,1) = 1 - 0.01 * 0.3794069854, F1(1,1) = 1 + 0.01 * 0.0948517464."""
-    cp, param_grad = conv_net(PARAMS, LAYERS, IMAGE.reshape(16, 1), LABEL)
+    cp, param_grad = c.conv_net(PARAMS, LAYERS, IMAGE.reshape(16, 1), LABEL)
     assert cp == {'cost': pytest.approx(toy['nll'], rel=1e-12), 'percent': 1}
     np.testing.assert_allclose(param_grad[1]['w'], toy['conv_grad']['w'], atol=1e-14)
     np.testing.assert_allclose(param_grad[3]['w'], toy['ip_grad']['w'], atol=1e-14)
-    np.testing.assert_allclose(predict(PARAMS, LAYERS, IMAGE.reshape(16, 1)), toy['softmax'], atol=1e-14)
-    params_, _ = sgd_momentum(0.01, 0.01, 0, 0, PARAMS, zeros_like(PARAMS), param_grad)
+    np.testing.assert_allclose(c.predict(PARAMS, LAYERS, IMAGE.reshape(16, 1)), toy['softmax'], atol=1e-14)
+    params_, _ = c.sgd_momentum(0.01, 0.01, 0, 0, PARAMS, zeros_like(PARAMS), param_grad)
     assert params_[3]['w'][0, 0] == pytest.approx(0.996205930146, abs=1e-12)
     assert params_[1]['w'][0, 0] == pytest.approx(1.000948517464, abs=1e-12)
