@@ -14,13 +14,14 @@ from cnn_lenet import check_gradients, finite_difference, relu_forward
 
 @pytest.mark.parametrize('shape', [(1, 1, 1, 1), (1, 1, 500, 64), (3, 4, 2, 5)])
 @pytest.mark.parametrize('h', [1e-3, 1e-6])
-def test_of_relu_it_is_the_handouts(shape, h):
-    """diff * (max(0, x + h) - max(0, x)) / h, element by element (eq. 14)."""
-    input = structure(*shape)
+@pytest.mark.parametrize('dtype', [np.float32, np.float64])
+def test_of_relu_it_is_the_handouts(shape, h, dtype):
+    """diff * (max(0, x + h) - max(0, x)) / h, element by element (eq. 14), computed in double precision."""
+    input = structure(*shape, dtype=dtype)
     input['data'].flat[::3] = -h / 2                             # where x and x + h lie on the two sides of the kink
-    output = with_diff(relu_forward(input, RELU))
-    expected = output['diff'] * (np.maximum(input['data'] + h, 0) - np.maximum(input['data'], 0)) / h
-    np.testing.assert_allclose(finite_difference(output, input, h), expected, rtol=1e-7, atol=1e-12)
+    x, output = input['data'].astype(np.float64), with_diff(relu_forward(input, RELU))
+    expected = output['diff'] * (np.maximum(x + h, 0) - np.maximum(x, 0)) / h
+    np.testing.assert_allclose(finite_difference(output, input, h), expected, rtol=1e-6, atol=1e-12)
 
 
 def test_it_keeps_to_the_definition_when_h_is_large():
