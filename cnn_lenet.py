@@ -1247,7 +1247,11 @@ def _spread(function, blocks, threads=None):
         # This thread takes the first block of each round, so that it need not wait to be woken up.
         others = [_thread_pool(threads - 1, os.getpid()).submit(in_thread, block)
                   for block in blocks[j + 1:j + threads]]
-        yield function(blocks[j])
+        try:
+            own = function(blocks[j])
+        finally:
+            concurrent.futures.wait(others)            # also if this block fails, so that nothing goes on behind
+        yield own
         for other in others:
             yield other.result()
 
