@@ -620,7 +620,7 @@ def conv_net(params, layers, data, labels, threads=None):
         for block_cost, block_right, block_grad in _spread(block_sums, _blocks(slice(0, n), 32), threads):
             cost, right = cost + block_cost, right + block_right
             param_grad = _sum_of_gradients(param_grad, block_grad) if param_grad else block_grad
-    if not _are_finite(cost, param_grad):
+    if not _are_finite(param_grad):
         _forward_backward(params, layers, shapes, data, labels, n, look_for_nan=True)
     return {'cost': float(cost), 'percent': right / n}, param_grad
 
@@ -844,7 +844,6 @@ def write_whole(path, content):
                 raise
     except OSError as error:
         raise OSError(error.errno, f'cannot save: {error.strerror}', path) from None
-    _flush_folder(os.path.dirname(path))
 
 
 def _temporary_file(path):
@@ -871,16 +870,6 @@ def _lock(file):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     return False
-
-
-def _flush_folder(folder):
-    """Have a rename in this folder reach the disk; not every system can open a folder for that."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _digest(content):
@@ -1195,10 +1184,10 @@ def _wrong_return(i, layer, direction, found, expected):
     return ValueError(f"layer {i}: {_NAMES[layer['type'], direction]} returned {found}; expected {expected}")
 
 
-def _are_finite(cost, param_grad):
-    """Whether all numbers are finite. A sum is finite only if all that it adds up are."""
-    with np.errstate(all='ignore'):
-        return all(np.isfinite(np.vdot(x, x)) for grad in param_grad.values() for x in grad.values())
+def _are_finite(param_grad):
+    """Whether all gradients are finite: a sum of squares is so only if all its numbers are, and takes a tenth of the time
+    of looking at each."""
+    return all(np.isfinite(np.vdot(x, x)) for grad in param_grad.values() for x in grad.values())
 
 
 def _check_numbers(i, layer, direction, found, *given):
