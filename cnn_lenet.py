@@ -1185,8 +1185,7 @@ def _wrong_return(i, layer, direction, found, expected):
 
 
 def _are_finite(param_grad):
-    """Whether all gradients are finite: a sum of squares is so only if all its numbers are, and takes a tenth of the time
-    of looking at each."""
+    """Whether all gradients are finite. A sum of squares is, only if all its numbers are; it is much faster to get."""
     return all(np.isfinite(np.vdot(x, x)) for grad in param_grad.values() for x in grad.values())
 
 
