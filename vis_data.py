@@ -2,205 +2,186 @@
 
     python vis_data.py                  reads lenet.mat, which python testLeNet.py makes
     python vis_data.py --image 12       another test image
+    python vis_data.py --draw           draw digits with the mouse and watch the net read them
     python vis_data.py --help           all flags
 
 It writes three pictures and says where they are:
 
-    features.png    a test image and what layers 2 and 3 make of it (Q8)
+    features.png    a test image, the filters of layer 2, and what layers 2 and 3 make of the image (Q8)
     training.png    cost, training percent and test accuracy over the iterations
     mistakes.png    the most confident mistakes, and the confusion matrix
 
-Each is drawn by a function that takes arrays and structures and returns a matplotlib Figure. pyplot is not needed.
+Each is drawn by a function that takes arrays and returns a matplotlib Figure.
 """
 
 import argparse
+import contextlib
 import io
 import os
+import shlex
+import signal
 import sys
 
 if __name__ == '__main__':
-    import signal
     signal.signal(signal.SIGINT, lambda *_: sys.exit(130))     # no traceback for Ctrl-C
-    # One BLAS thread, as in testLeNet.py: `predict` spreads the images over the cores itself.
-    os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
+    try:
+        import matplotlib
+    except ValueError as error:                                # MPLBACKEND names no backend
+        sys.exit(f'vis_data.py: error: {error}')
 
 import matplotlib
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib import pyplot
+from matplotlib.backend_bases import MouseButton
+from matplotlib.colors import CenteredNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.widgets import Button
 
-from cnn_lenet import feature_map_shapes, forward, load_mnist, load_params, predict, write_whole
+from cnn_lenet import feature_map_shapes, forward, init_convnet, load_mnist, load_params, predict, write_whole
+from testLeNet import get_lenet
+from testLeNet import seed as default_seed
 
 DPI = 150                # of the PNG files
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'     # Okabe and Ito's, which colour-blind readers tell apart
-MAP_COLOURS, IMAGE_COLOURS, COUNT_COLOURS = 'viridis', 'gray', 'Blues'
 STYLE = {'font.size': 10, 'axes.titlesize': 11, 'axes.titlelocation': 'left', 'figure.titlesize': 11,
          'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon': False}
-LAYER_NAMES = {'DATA': 'input', 'CONV': 'convolution', 'POOLING': 'max pooling', 'IP': 'inner product', 'RELU': 'ReLU'}
+LAYER_NAMES = {'CONV': 'convolution', 'POOLING': 'max pooling', 'IP': 'inner product', 'RELU': 'ReLU'}
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Features (Q8)
 # ---------------------------------------------------------------------------------------------------------------
 
-# Sizes in pixels of the PNG. A pixel of a map is a whole number of them, so that all come out equally large; only
-# maps too large for that are shrunk.
-WIDTH = 1290             # of the widest grid of maps
-HEIGHT = 1000            # of the tallest
-TILE = 120               # longer side of a map
-SINGLE_TILE = 224        # longer side of a map that is alone, such as the input image; height of the probabilities
-MIN_TILE = 24            # shorter side of a map, even if the longer one becomes longer by that
-MAX_ZOOM = 16            # side of a map's pixel, at most
-GAP = 10                 # between maps
-NUMBER = 24              # strip above a map, for its number
-DIGIT = 12               # width of a digit of that
-TITLE = 45               # strip above a grid, for its title
-HEADLINE = 80            # strip at the top
-MARGIN = 45              # left, right and below a grid
-BAR = 22                 # width of a colour bar
-BAR_HEIGHT = 60          # of the shortest colour bar
-BAR_ROOM = 90            # strip for a colour bar and its numbers
-TITLE_PAD = 9            # points below a title
-
 
 @matplotlib.rc_context(STYLE)
-def draw_features(outputs, layers, probabilities, label=None, column=0, name='image', figure=None):
-    """An image, and all maps that layers 2 and 3 make of it (Q8). The maps of a layer share one colour scale.
+def draw_features(params, layers, image, label=None, name='image', figure=None):
+    """An image, the filters of layer 2, and the maps that layers 2 and 3 make of the image (Q8).
 
-    outputs        dict of structures, as `cnn_lenet.forward` gives them for n images
-    layers         the network's layers
-    probabilities  (num, n) class probabilities, as `cnn_lenet.predict` gives them
-    label          the image's true class, if it is known
-    column         which of the n images, 0..n-1
-    name           what the title calls the image
-    figure         the Figure to draw in, such as `plt.figure()`; a new one if None
+    params, layers  a network on MNIST
+    image           (784,) pixels in 0..1
+    label           the image's true class, if it is known
+    name            what the headline calls the image
+    figure          the Figure to draw in; a new one if None
 
-    Returns the Figure: one axes for the maps of each layer (and one for its colour bar), one for the probabilities.
-    Raises IndexError if there is no such column.
+    Returns the Figure: an axes for the image, one for the probabilities, and one for each set of filters or maps,
+    which share one colour scale.
     """
+    outputs = forward(params, layers, image[:, None])
+    probabilities = predict(params, layers, image[:, None])[:, 0]
+    num_maps = {'filters': layers[2]['num']} if layers[2]['type'] == 'CONV' else {}
+    num_maps |= count_maps(outputs)
     figure = Figure() if figure is None else figure
-    shown = [i for i in (1, 2, 3) if i in outputs]
-    grids = {i: _Grid(_maps(outputs[i], column, i == 1), WIDTH // 2 - BAR_ROOM if i == 1 else WIDTH) for i in shown}
-    heights = {i: max(grids[i].height, SINGLE_TILE if i == 1 else grids[i].strip + BAR_HEIGHT) for i in shown}
-    width = MARGIN + WIDTH + BAR_ROOM + MARGIN
-    height = HEADLINE + sum(TITLE + heights[i] + MARGIN for i in shown)
-    figure.set_size_inches(width / DPI, height / DPI)
+    axes = _layout(figure, {'image': 2.45, 'probabilities': 8}, num_maps)
 
-    def add_axes(x, y, w, h):
-        """Axes w pixels wide and h high, their upper left corner x pixels from the left and y from the top."""
-        return figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
-
-    p = probabilities[:, column]
-    figure.suptitle(_headline(name, p, label), x=MARGIN / width, y=1 - MARGIN / 1.5 / height, ha='left', va='top',
-                    fontsize=14)
-    y = HEADLINE
-    for i in shown:
-        y += TITLE
-        grid = grids[i]
-        ax = add_axes(MARGIN, y, grid.width, grid.height)
-        mappable = grid.draw(ax, IMAGE_COLOURS if i == 1 else MAP_COLOURS)
-        ax.set_title(f'layer {i}: {LAYER_NAMES[layers[i]["type"]]}, {_size(outputs[i], i == 1)}',
-                     pad=TITLE_PAD / 2 if grid.strip else TITLE_PAD)
-        if mappable:
-            bar = add_axes(MARGIN + grid.width + GAP, y + grid.strip, BAR, max(grid.height - grid.strip, BAR_HEIGHT))
-            figure.colorbar(mappable, cax=bar, ticks=MaxNLocator(int(min(8, max(2, grid.height // 50)))))
-        if i == 1:
-            _draw_probabilities(add_axes(MARGIN + WIDTH // 2, y, WIDTH // 2, SINGLE_TILE), p)
-        y += heights[i] + MARGIN
+    truth = '' if label is None else f' (true class {label})'
+    figure.suptitle(f'{name}{truth}: {headline(probabilities)}', x=0.024, ha='left', fontsize=14)
+    picture = _draw_image(axes['image'], image.reshape(28, 28), 'layer 1: input, 28 x 28')
+    figure.colorbar(picture, ax=axes['image'], panchor=(0, 0.5))
+    bars = _draw_probabilities(axes['probabilities'], probabilities)
+    numbers = [rounded(p, 2) if p >= 0.005 else '' for p in probabilities]
+    axes['probabilities'].bar_label(bars, numbers, padding=2, fontsize=8)
+    if layers[2]['type'] == 'CONV':
+        k = layers[2]['k']
+        filters = np.moveaxis(params[1]['w'].reshape(k, k, -1), 2, 0)
+        _draw_maps(axes['filters'], filters, f'the {len(filters)} filters of layer 2, {k} x {k}',
+                   CenteredNorm(0, abs(filters).max()), 'RdBu_r')
+    for i in count_maps(outputs):
+        _draw_layer(axes[i], i, layers, outputs[i])
     return figure
 
 
-def _maps(structure, column, is_input):
-    """The channels of one image as a list of (h, w); an input of three is one (h, w, 3), an image in colour."""
-    h, w, c = structure['height'], structure['width'], structure['channel']
-    maps = np.asarray(structure['data'])[:, column].reshape(h, w, c)
-    return [_in_colour(maps)] if is_input and c == 3 else list(np.moveaxis(maps, 2, 0))
+def count_maps(outputs):
+    """How many maps layers 2 and 3 make: dict, without a layer whose outputs are single numbers."""
+    return {i: outputs[i]['channel'] for i in (2, 3) if i in outputs and outputs[i]['height'] > 1}
 
 
-def _in_colour(image):
-    """An image (h, w, 3) within 0..1: values beyond that are scaled."""
-    low, high = min(0, image.min()), max(1, image.max())
-    return (image - low) / (high - low)
+def headline(probabilities):
+    best = int(np.argmax(probabilities))
+    return f'predicted class {best}, probability {rounded(probabilities[best])}'
 
 
-def _size(structure, is_input):
-    h, w, c = structure['height'], structure['width'], structure['channel']
-    if is_input:
-        return f'{h} x {w}' if c == 1 else f'{c} channels of {h} x {w}'
-    if (h, w) == (1, 1):
-        return f'{c} value{"s" * (c > 1)}'
-    return f'{c} map{"s" * (c > 1)} of {h} x {w}'
-
-
-def _headline(name, p, label):
-    best = int(np.argmax(p))
-    truth = '' if label is None else f' (true class {label})'
-    return f'{name}{truth}: predicted class {best}, probability {_probability(p[best])}'
-
-
-def _probability(p, digits=4):
-    """p with that many digits, and no 1 for what is less."""
+def rounded(p, digits=4):
+    """The probability p with that many digits. What is less than 1 never rounds up to 1."""
     below = 1 - 10 ** -digits
     return f'> {below:.{digits}f}' if below < p < 1 and round(float(p), digits) == 1 else f'{p:.{digits}f}'
 
 
-class _Grid:
-    """Where the maps of a layer go: as large as fits, as few empty places as can be."""
+def _layout(figure, top, num_maps):
+    """Divide the figure: a row on top, and below it one for each set of maps. Returns a dict of axes.
 
-    def __init__(self, maps, width):
-        self.maps = maps
-        h, w = maps[0].shape[:2]
-        tile = TILE if len(maps) > 1 else SINGLE_TILE
-        zoom = min(max(tile // max(h, w), MIN_TILE // min(h, w), 1), MAX_ZOOM)
-        self._set_zoom(zoom, h, w, width)
-        while self.width > width or self.height > HEIGHT:
-            zoom = zoom - 1 if zoom > 1 else zoom / 2
-            self._set_zoom(zoom, h, w, width)
-
-    def _set_zoom(self, zoom, h, w, width):
-        n = len(self.maps)
-        self.tile = h * zoom, w * zoom
-        self.strip = NUMBER if n > 1 and w * zoom + GAP > DIGIT * len(str(n)) else 0
-        room = max(1, min(n, int((width + GAP) // (w * zoom + GAP))))
-        self.columns = min(range((room + 1) // 2, room + 1), key=lambda columns: (-n % columns, -columns))
-        rows = -(-n // self.columns)
-        self.width = self.columns * (w * zoom + GAP) - GAP
-        self.pitch = h * zoom + (self.strip or GAP), w * zoom + GAP
-        self.height = rows * self.pitch[0] - (0 if self.strip else GAP)     # strips above, gaps only in between
-
-    def draw(self, ax, colours):
-        """Draw every map in its place, in pixels. Returns what the colour bar shows, None for an image in colour."""
-        ax.set(xlim=(0, self.width), ylim=(self.height, 0), autoscale_on=False)
-        ax.set_axis_off()
-        finite = [values[np.isfinite(values)] for values in self.maps]
-        finite = np.concatenate(finite) if any(values.size for values in finite) else np.array([0, 1])
-        mappable = ScalarMappable(Normalize(finite.min(), finite.max()), colours)
-        for number, values in enumerate(self.maps):
-            row, column = divmod(number, self.columns)
-            x, y = column * self.pitch[1], row * self.pitch[0] + self.strip
-            ax.imshow(values, norm=mappable.norm, cmap=mappable.cmap, interpolation='nearest', aspect='auto',
-                      extent=(x, x + self.tile[1], y + self.tile[0], y))
-            if self.strip:
-                ax.text(x + self.tile[1] / 2, y - 3, str(number + 1), ha='center', va='bottom', fontsize=7.5,
-                        color='0.35')
-        return None if self.maps[0].ndim == 3 else mappable
+    top       dict, name of an axes in the row on top -> how wide it is, relative to the others
+    num_maps  dict, name of an axes for maps -> how many there are
+    """
+    rows = [list(top)] + [[name] * len(top) for name in num_maps]
+    inches = [2.3] + [0.45 + 0.92 * -(-num // COLUMNS) for num in num_maps.values()]
+    figure.set_size_inches(9.8, 0.4 + sum(inches))
+    figure.set_layout_engine('constrained', h_pad=0.08, rect=(0.02, 0.01, 0.96, 0.985))
+    return figure.subplot_mosaic(rows, width_ratios=list(top.values()), height_ratios=inches)
 
 
-def _draw_probabilities(ax, p):
-    best = int(np.argmax(p))
-    bars = ax.bar(np.arange(len(p)), p, color=[BLUE if k == best else GREY for k in range(len(p))])
-    numbers = [_probability(value, 2) if k == best or len(p) <= 10 and value >= 0.005 else ''
-               for k, value in enumerate(p)]
-    ax.bar_label(bars, numbers, padding=2, fontsize=8)
-    ax.set_title('probability of each class', pad=TITLE_PAD)
-    ax.set(ylim=(0, 1.12), yticks=[0, 0.5, 1])
-    _set_class_ticks(ax.xaxis, len(p))
+def _draw_image(ax, image, title):
+    ax.set(xticks=[], yticks=[], title=title)
+    ax.spines[:].set_visible(False)
+    return ax.imshow(image, cmap='gray', vmin=0, vmax=1)
 
 
-def _set_class_ticks(axis, num):
-    axis.set_major_locator(FixedLocator(range(num)) if num <= 20 else MaxNLocator(integer=True))
+def _draw_probabilities(ax, probabilities):
+    ax.set(title='probability of each class', ylim=(0, 1.12), yticks=[0, 0.5, 1], xticks=range(10))
+    bars = ax.bar(range(10), probabilities)
+    _set_probabilities(bars, probabilities)
+    return bars
+
+
+def _set_probabilities(bars, probabilities):
+    for k, (bar, p) in enumerate(zip(bars, probabilities)):
+        bar.set(height=p, facecolor=BLUE if k == np.argmax(probabilities) else GREY)
+
+
+def _draw_layer(ax, i, layers, output):
+    """The maps that layer i makes of the first image; the colour scale is that of all images. Returns the AxesImage."""
+    maps, data = first_maps(output), output['data']
+    num, h, w = maps.shape
+    title = f"layer {i}: {LAYER_NAMES[layers[i]['type']]}, {num} maps of {h} x {w}"
+    return _draw_maps(ax, maps, title, Normalize(data.min(), data.max()), 'viridis')
+
+
+def first_maps(output):
+    """The maps that a layer makes of the first image: (c, h, w)."""
+    return np.moveaxis(output['data'][:, 0].reshape(output['height'], output['width'], -1), 2, 0)
+
+
+def _draw_maps(ax, maps, title, norm, colours):
+    """Draw maps (num, h, w), numbered, on one colour scale. Returns the AxesImage that shows them all."""
+    image = ax.imshow(tiled(maps), norm=norm, cmap=colours, interpolation='nearest')
+    for j in range(len(maps)):
+        top, left = tile_corner(j)
+        ax.text(left + TILE / 2, top - 1, str(j + 1), ha='center', va='bottom', fontsize=7.5, color='0.35')
+    ax.set_axis_off()
+    ax.set_title(title, pad=14)
+    ax.figure.colorbar(image, ax=ax, aspect=12, fraction=0.03, pad=0.01)
+    return image
+
+
+COLUMNS = 10             # maps in a row
+TILE, GAP = 48, 4        # the side of a map and the space between two, in elements of what `tiled` returns
+
+
+def tiled(maps):
+    """Maps (num, h, w) in rows of ten as one array: each of them enlarged to TILE x TILE, with NaN in between."""
+    h, w = (np.arange(TILE) * side // TILE for side in maps.shape[1:])     # from which row and column each cell comes
+    last_top, _ = tile_corner(len(maps) - 1)
+    array = np.full((last_top + TILE, COLUMNS * (TILE + GAP) - GAP), np.nan, maps.dtype)
+    for j, values in enumerate(maps):
+        top, left = tile_corner(j)
+        array[top:top + TILE, left:left + TILE] = values[h[:, None], w]
+    return array
+
+
+def tile_corner(j):
+    """(row, column) of the upper left corner of map j, counted from 0, in what `tiled` returns."""
+    row, column = divmod(j, COLUMNS)
+    return row * (TILE + 2 * GAP), column * (TILE + GAP)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -209,55 +190,47 @@ def _set_class_ticks(axis, num):
 
 
 @matplotlib.rc_context(STYLE)
-def draw_training(history, figure=None):
+def draw_training(history, num_test, figure=None):
     """Cost, training percent and test accuracy over the iterations.
 
-    history  dict: `train` (m, 3) with the columns iteration, cost, training percent (0..1); `test` (t, 2) with the
-             columns iteration, test accuracy (0..1). m and t may be 0.
-    figure   the Figure to draw in, such as `plt.figure()`; a new one if None
+    history   dict: `train` (m, 3) with the columns iteration, cost, training percent (0..1); `test` (t, 2) with the
+              columns iteration, test accuracy (0..1). m is at least 1, t may be 0.
+    num_test  how many images each test was made on
+    figure    the Figure to draw in; a new one if None
 
     Returns the Figure: an axes for the cost, an axes for training percent and test accuracy.
-    Raises ValueError if an array has another number of columns.
     """
     figure = Figure() if figure is None else figure
     figure.set_size_inches(9, 6.5)
     figure.set_layout_engine('constrained')
-    train, test = _rows(history, 'train', 3), _rows(history, 'test', 2)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    if len(train):
-        _draw_curve(upper, train[:, 0], train[:, 1], 'cost')
-        _draw_curve(lower, train[:, 0], train[:, 2], 'training percent')
+    train, test = np.reshape(history['train'], (-1, 3)), np.reshape(history['test'], (-1, 2))
+    iteration, cost, percent = train.T
+    _draw_curve(upper, iteration, cost, 'cost')
+    _draw_curve(lower, iteration, percent, 'training percent')
     if len(test):
         lower.plot(test[:, 0], test[:, 1], 'o-', color=ORANGE, markersize=4, linewidth=1.2,
-                   label=f'test accuracy (last: {test[-1, 1]:.2%})')
+                   label=f'accuracy on {num_test:,} test images (last: {test[-1, 1]:.2%})')
 
-    _set_cost_scale(upper, train[train[:, 1] > 0, 1])
+    upper.set_ylabel('cost (log scale)')
+    upper.set_yscale('log', nonpositive='clip')
+    narrow = cost.max() < 100 * cost[cost > 0].min()
+    upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+    upper.yaxis.set_major_formatter(FuncFormatter(lambda cost, _: f'{cost:g}'))
+    upper.yaxis.set_minor_formatter(NullFormatter())
     lower.set(xlabel='iteration', ylabel='share of images classified right')
-    last = max([1, *train[-1:, 0], *test[-1:, 0]])
-    lower.set_xlim(-0.01 * last, 1.01 * last)
-    _set_share_scale(lower)
     lower.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     lower.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f'{t:,.0f}'))
-    for ax, rows in ((upper, len(train)), (lower, len(train) + len(test))):
+    lower.margins(x=0.01)
+    _set_share_scale(lower)
+    for ax in (upper, lower):
         ax.grid(color='0.9', linewidth=0.6)
         ax.set_axisbelow(True)
-        if rows:
-            # Above the axes, where no curve can be.
-            legend = ax.legend(loc='lower right', bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=3, fontsize=9)
-            for handle in legend.legend_handles:
-                handle.set(alpha=1, markersize=5)
-        else:
-            ax.text(0.5, 0.5, 'no iterations yet', transform=ax.transAxes, ha='center', va='center')
+        # Above the axes, where no curve can be.
+        legend = ax.legend(loc='lower right', bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=3, fontsize=9)
+        for handle in legend.legend_handles:
+            handle.set(alpha=1, markersize=5)
     return figure
-
-
-def _rows(history, name, columns):
-    rows = np.asarray(history[name], float)
-    if rows.size == 0:
-        return np.zeros((0, columns))
-    if rows.ndim != 2 or rows.shape[1] != columns:
-        raise ValueError(f'history[{name!r}] has shape {rows.shape}; expected (rows, {columns})')
-    return rows
 
 
 def _draw_curve(ax, t, values, name):
@@ -267,18 +240,7 @@ def _draw_curve(ax, t, values, name):
             alpha=min(1, max(0.15, 300 / len(values))), label=f'{name} of a minibatch')
     if window > 1:
         mean = np.convolve(values, np.full(window, 1 / window), 'valid')
-        middle = t[window // 2:][:len(mean)]
-        ax.plot(middle, mean, color='black', linewidth=1.3, label=f'running mean over {window}')
-
-
-def _set_cost_scale(ax, positive):
-    """A logarithmic scale, if any cost is positive."""
-    ax.set_ylabel('cost (log scale)' if len(positive) else 'cost')
-    if len(positive):
-        ax.set_yscale('log', nonpositive='clip')
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if positive.max() < 100 * positive.min() else (1,)))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda cost, _: f'{cost:g}'))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.plot(t[window // 2:][:len(mean)], mean, color='black', linewidth=1.3, label=f'running mean over {window}')
 
 
 def _set_share_scale(ax):
@@ -297,75 +259,222 @@ def _set_share_scale(ax):
 
 
 @matplotlib.rc_context(STYLE)
-def draw_mistakes(images, labels, probabilities, image_shape, count=12, figure=None):
-    """The images that the net gets wrong with the most confidence, beside the confusion matrix.
+def draw_mistakes(images, labels, probabilities, figure=None):
+    """The twelve test images that the net gets wrong with the most confidence, beside the confusion matrix.
 
-    images         (h*w*c, n)
-    labels         (n,) true classes, 0..num-1
-    probabilities  (num, n), as `cnn_lenet.predict` gives them
-    image_shape    (h, w, c)
-    count          how many mistakes to show at most
-    figure         the Figure to draw in, such as `plt.figure()`; a new one if None
+    images         (784, n) pixels in 0..1
+    labels         (n,) true classes, 0..9
+    probabilities  (10, n), as `cnn_lenet.predict` returns them
+    figure         the Figure to draw in; a new one if None
 
     Returns the Figure: an axes for each mistake, the most confident first, and one for the confusion matrix.
-    Raises IndexError if a label is not one of the classes.
     """
     figure = Figure() if figure is None else figure
     figure.set_size_inches(11, 6.4)
-    figure.set_layout_engine('constrained')
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1, hspace=0.04)
+    figure.set_layout_engine('constrained', w_pad=0.1, h_pad=0.1, hspace=0.04)
     left, right = figure.subfigures(1, 2, width_ratios=(5, 6))
     predicted, confidence = probabilities.argmax(axis=0), probabilities.max(axis=0)
     wrong = np.flatnonzero(predicted != labels)
-    shown = wrong[np.argsort(-confidence[wrong], kind='stable')][:count]
+    shown = wrong[np.argsort(-confidence[wrong], kind='stable')][:12]
 
-    left.suptitle('no mistakes' if not len(wrong) else
-                  f'mistakes: the most confident {len(shown)} of {len(wrong):,}', x=0.02, ha='left')
-    columns = 4
-    axes = left.subplots(max(1, -(-count // columns)), columns, squeeze=False).ravel()
+    left.suptitle(f'mistakes: the most confident {len(shown)} of {len(wrong):,}' if len(wrong) else 'no mistakes',
+                  x=0.02, ha='left')
+    axes = left.subplots(3, 4).ravel()
+    for ax, j in zip(axes, shown):
+        _draw_image(ax, images[:, j].reshape(28, 28), '')
+        ax.set_title(f'true {labels[j]}\npredicted {predicted[j]}', loc='center', fontsize='medium')
+        ax.set_xlabel(f'image {j}\np = {rounded(confidence[j])}')
     for ax in axes[len(shown):]:
         ax.remove()
-    for ax, image in zip(axes, shown):
-        ax.imshow(_picture(images[:, image], image_shape), cmap=IMAGE_COLOURS, interpolation='nearest')
-        ax.set(xticks=[], yticks=[], xlabel=f'image {image}\np = {_probability(confidence[image])}')
-        ax.set_title(f'true {labels[image]}\npredicted {predicted[image]}', loc='center', fontsize='medium')
-        ax.spines[:].set_visible(False)
-    _draw_confusion(right, confusion_matrix(labels, predicted, len(probabilities)))
+    _draw_confusion(right, confusion_matrix(labels, predicted))
     return figure
 
 
-def confusion_matrix(labels, predicted, num):
-    """(num, num): row i, column j counts the images of class i for which class j is predicted."""
-    counts = np.zeros((num, num), int)
+def confusion_matrix(labels, predicted):
+    """(10, 10): row i, column j counts the images of class i for which class j is predicted."""
+    counts = np.zeros((10, 10), int)
     np.add.at(counts, (labels, predicted), 1)
     return counts
 
 
-def _picture(column, image_shape):
-    """One column of images as imshow takes it: (h, w), the channels' mean unless they are colours, or (h, w, 3)."""
-    image = np.reshape(column, image_shape)
-    return _in_colour(image) if image_shape[2] == 3 else image.mean(axis=2)
-
-
 def _draw_confusion(figure, counts):
     """Mistakes in colour; the diagonal is left grey, since its large counts would drown them."""
-    num, total, right = len(counts), counts.sum(), np.trace(counts)
     ax = figure.subplots()
-    mistakes = np.ma.masked_array(counts, np.eye(num, dtype=bool))
-    top = max(1, mistakes.max() if num > 1 else 1)
-    ax.imshow(mistakes, cmap=matplotlib.colormaps[COUNT_COLOURS].with_extremes(bad='0.88'), vmin=0, vmax=top)
-    ax.set(xlabel='predicted class', ylabel='true class')
-    for axis in (ax.xaxis, ax.yaxis):
-        _set_class_ticks(axis, num)
-    if num <= 20:
-        for (row, column), found in np.ndenumerate(counts):
-            colour = '0.65' if found == 0 else 'white' if row != column and found > 0.6 * top else 'black'
-            ax.text(column, row, str(found), ha='center', va='center', color=colour, fontsize=min(9, 100 / num))
+    mistakes = np.ma.masked_array(counts, np.eye(10, dtype=bool))
+    top = max(1, mistakes.max())
+    ax.imshow(mistakes, cmap=matplotlib.colormaps['Blues'].with_extremes(bad='0.88'), vmin=0, vmax=top)
+    ax.set(xlabel='predicted class', ylabel='true class', xticks=range(10), yticks=range(10))
+    for (row, column), count in np.ndenumerate(counts):
+        colour = '0.65' if count == 0 else 'white' if row != column and count > 0.6 * top else 'black'
+        ax.text(column, row, str(count), ha='center', va='center', color=colour, fontsize=9)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    wrong = total - right
-    figure.suptitle(f'confusion matrix: {wrong:,} of {total:,} images wrong ({wrong / max(1, total):.2%})',
+    wrong, total = mistakes.sum(), counts.sum()
+    figure.suptitle(f'confusion matrix: {wrong:,} of {total:,} test images wrong ({wrong / total:.2%})',
                     x=0.02, ha='left')
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Draw a digit
+# ---------------------------------------------------------------------------------------------------------------
+
+FIELD = 280              # side of the field to draw in, in pixels
+PEN = 9                  # radius of the pen
+
+
+def to_mnist(canvas):
+    """Make a drawing into an image as MNIST's authors made theirs.
+
+    canvas  (height, width) of any size: 0 where nothing is drawn, up to 1 where there is ink
+
+    Returns (28, 28) pixels in 0..1. The drawing's bounding box is scaled to fit 20 x 20, with its proportions; every
+    pixel is the mean of the area that it covers, which makes the edges grey; then the whole is moved so that its
+    centre of mass comes to the middle of the image, by whole pixels. An empty canvas gives an empty image.
+    Source: LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, 1998,
+    section III A, and the MNIST page. The middle is pixel (14, 14): so it is in all of MNIST, half a pixel at most off.
+    """
+    image = np.zeros((28, 28), np.float32)
+    rows, columns = np.flatnonzero(canvas.any(axis=1)), np.flatnonzero(canvas.any(axis=0))
+    if not len(rows):
+        return image
+    box = canvas[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+    h, w = (max(1, round(20 * side / max(box.shape))) for side in box.shape)
+    digit = _area_means(box.shape[0], h) @ box @ _area_means(box.shape[1], w).T
+    top = 14 - np.average(np.arange(h), weights=digit.sum(axis=1))
+    left = 14 - np.average(np.arange(w), weights=digit.sum(axis=0))
+    top, left = np.clip(round(top), 0, 28 - h), np.clip(round(left), 0, 28 - w)
+    image[top:top + h, left:left + w] = digit
+    return image
+
+
+def _area_means(n, m):
+    """The matrix (m, n) that scales n pixels to m: row i holds how much of new pixel i each old one covers."""
+    edges = np.linspace(0, n, m + 1)
+    starts = np.arange(n)
+    overlap = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
+    return np.maximum(overlap, 0) * m / n
+
+
+class DrawingWindow:
+    """A field to draw a digit in, and what the net makes of it, which follows while one draws.
+
+    figure          the Figure to draw in
+    params, layers  a network on MNIST
+    images          (784, n) images whose maps set the colour scales, which then stay the same
+    path            where the key s saves the figure
+    """
+
+    @matplotlib.rc_context(STYLE)
+    def __init__(self, figure, params, layers, images, path):
+        self.figure, self.params, self.layers, self.path = figure, params, layers, path
+        self.drawings = [np.zeros((FIELD, FIELD))]   # one more with every stroke; the last is the one that is shown
+        self.pen = None                              # (x, y) in the field while the mouse button is down
+        self.background = None                       # the pixels of the window without what moves
+
+        outputs = forward(params, layers, images)
+        num_maps = count_maps(outputs)
+        axes = _layout(figure, {'field': 2, 'picture': 2, 'probabilities': 5}, num_maps)
+        self.field = _draw_image(axes['field'], self.drawings[0], 'draw a digit here')
+        self.field.axes.set_xlabel('keys: c clear, u undo, s save, q quit', loc='left')
+        self.picture = _draw_image(axes['picture'], np.zeros((28, 28)), 'what the net gets, 28 x 28')
+        self.bars = _draw_probabilities(axes['probabilities'], np.zeros(10))
+        self.headline = axes['probabilities'].set_title('')
+        self.maps = {i: _draw_layer(axes[i], i, layers, outputs[i]) for i in num_maps}
+        self.button = Button(figure.add_axes((0.9, 0.94, 0.08, 0.04)), 'clear')
+        self.button.ax.spines[:].set_visible(False)
+
+        self.moving = [self.field, self.picture, self.headline, *self.bars, *self.maps.values()]
+        for artist in self.moving:
+            artist.set_animated(True)                # drawn by draw_moving alone
+        self.button.on_clicked(self.clear)
+        for name, method in (('button_press_event', self.press), ('motion_notify_event', self.move),
+                             ('button_release_event', self.release), ('key_press_event', self.key),
+                             ('draw_event', self.drawn)):
+            figure.canvas.mpl_connect(name, method)
+        self.update()
+
+    def press(self, event):
+        if event.inaxes is self.field.axes and event.button == MouseButton.LEFT:
+            self.drawings.append(self.drawings[-1])
+            self.pen = self.position(event)
+            self.move(event)
+
+    def move(self, event):
+        if self.pen is not None:
+            position = self.position(event)
+            self.drawings[-1] = np.maximum(self.drawings[-1], _line(self.pen, position))
+            self.pen = position
+            self.update()
+
+    def release(self, event):
+        self.pen = None
+
+    def position(self, event):
+        """Where in the field the mouse is, also beyond its edges: (x, y) in pixels of the drawing."""
+        return self.field.axes.transData.inverted().transform((event.x, event.y))
+
+    def key(self, event):
+        if event.key == 'c':
+            self.clear()
+        elif event.key == 'u':
+            self.undo()
+        elif event.key == 's':
+            self.save()
+        elif event.key == 'q':
+            pyplot.close(self.figure)
+
+    def clear(self, event=None):
+        self.drawings = self.drawings[:1]
+        self.pen = None
+        self.update()
+
+    def undo(self):
+        self.drawings = self.drawings[:-1] or self.drawings
+        self.pen = None
+        self.update()
+
+    def save(self):
+        try:
+            save_figure(self.path, self.figure)
+            print(self.path, flush=True)
+        except OSError as error:                     # the drawing can still be saved elsewhere, so go on
+            print(f'vis_data.py: error: {one_line(error)}', file=sys.stderr)
+
+    def update(self):
+        """Show the drawing and what the net makes of it."""
+        image = to_mnist(self.drawings[-1])
+        column = image.reshape(784, 1)
+        outputs = forward(self.params, self.layers, column)
+        probabilities = predict(self.params, self.layers, column)[:, 0]
+        self.field.set_data(self.drawings[-1])
+        self.picture.set_data(image)
+        self.headline.set_text(headline(probabilities) if image.any() else 'nothing drawn yet')
+        _set_probabilities(self.bars, probabilities)
+        for i, image in self.maps.items():
+            image.set_data(tiled(first_maps(outputs[i])))
+        # Drawing the whole window takes ... ms, what moves alone ... ms.
+        if self.background is not None:
+            self.figure.canvas.restore_region(self.background)
+            self.draw_moving()
+            self.figure.canvas.blit(self.figure.bbox)
+
+    def drawn(self, event):
+        """The whole window has been drawn: keep it, without what moves, and add that."""
+        if not self.figure.canvas.is_saving():
+            self.background = self.figure.canvas.copy_from_bbox(self.figure.bbox)
+            self.draw_moving()
+
+    def draw_moving(self):
+        for artist in self.moving:
+            artist.draw(self.figure.canvas.get_renderer())
+
+
+def _line(start, end):
+    """(FIELD, FIELD): the ink of the pen's line from start to end, (x, y) each. The ends are round, the edges grey."""
+    x, y = np.arange(FIELD) - start[0], np.arange(FIELD)[:, None] - start[1]
+    dx, dy = end - start
+    along = np.clip((x * dx + y * dy) / max(dx * dx + dy * dy, 1e-9), 0, 1)     # of the line, its point nearest to x, y
+    return np.clip(PEN + 0.5 - np.hypot(x - along * dx, y - along * dy), 0, 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -374,25 +483,38 @@ def _draw_confusion(figure, counts):
 
 
 def main(argv=None):
-    """Write the three pictures. What goes wrong ends in one line and a non-zero exit."""
+    """Write the pictures, or open the window to draw in."""
     flags = get_parser().parse_args(argv)
-    try:
-        params, saved = load_model(flags.model)
-        draw = drawings(params, saved, flags)
-        paths = [os.path.join(flags.out, name) for name in draw]
-        figures = [function() for function in draw.values()]
-        make_folder(flags.out)
-        for path, figure in zip(paths, figures):
+    with errors_in_one_line():
+        params, layers, run = load_model(flags.model)
+        rng = np.random.RandomState(run['recipe']['seed'] if run else default_seed)
+        *_, images, labels = load_mnist(True, np.float32, rng)
+        if not 0 <= flags.image < len(labels):
+            raise ValueError(f'argument --image: {flags.image} is out of range; expected 0..{len(labels) - 1}')
+        if flags.show or flags.draw:
+            check_display('--draw' if flags.draw else '--show')
+        os.makedirs(flags.out, exist_ok=True)
+    if flags.draw:
+        open_drawing_window(params, layers, images[:, :100], os.path.join(flags.out, 'drawn.png'))
+        return
+
+    new_figure = pyplot.figure if flags.show else Figure
+    # Outside of errors_in_one_line, since what is wrong in a layer function wants Python's traceback.
+    image, label = images[:, flags.image], labels[flags.image]
+    figures = {'features.png': draw_features(params, layers, image, label, f'test image {flags.image}', new_figure())}
+    if run:
+        num_test = len(labels) if run['recipe']['fullset'] else len(labels) // 20
+        figures['training.png'] = draw_training(run['history'], num_test, new_figure())
+    else:
+        print(f'{flags.model}: holds no history of its training, so there is no training.png', file=sys.stderr)
+    figures['mistakes.png'] = draw_mistakes(images, labels, predict(params, layers, images), new_figure())
+    with errors_in_one_line():
+        for name, figure in figures.items():
+            path = os.path.join(flags.out, name)
             save_figure(path, figure)
             print(path, flush=True)
-        if flags.show:
-            show(draw.values())
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit('vis_data.py: error: nobody reads the output any more')
-    except (OSError, ValueError) as error:
-        text = f'{error.strerror}: {error.filename}' if isinstance(error, OSError) and error.strerror else str(error)
-        sys.exit(f'vis_data.py: error: {" ".join(text.split())}')
+    if flags.show:
+        pyplot.show()
 
 
 def get_parser():
@@ -405,55 +527,68 @@ def get_parser():
                              '(default: 0, the first)')
     parser.add_argument('--out', metavar='FOLDER', default='.',
                         help='where the pictures go; made if it is not there (default: the current folder)')
-    parser.add_argument('--show', action='store_true', help='also show them in windows')
+    parser.add_argument('--show', action='store_true', help='also show the pictures in windows')
+    parser.add_argument('--draw', action='store_true',
+                        help='draw digits with the mouse and watch the net read them; writes no pictures by itself')
     return parser
 
 
+@contextlib.contextmanager
+def errors_in_one_line():
+    """Within this block a wrong flag, file or model ends the program in one line and a non-zero exit."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit('vis_data.py: error: nobody reads the output any more')
+    except (OSError, ValueError) as error:
+        sys.exit(f'vis_data.py: error: {one_line(error)}')
+
+
+def one_line(error):
+    """What an exception says, on one line."""
+    text = f'{error.strerror}: {error.filename}' if isinstance(error, OSError) and error.strerror else str(error)
+    return ' '.join(text.split())
+
+
 def load_model(path):
-    """(params, saved) of a run that testLeNet.py saved. Raises ValueError if it is none, or not one on MNIST."""
+    """Load a saved model on MNIST: (params, layers, run).
+
+    run is a dict with the `history` and the `recipe` of the training, None if the file does not hold both. A file
+    without `layers` is taken for LeNet, so that the variable `params` alone, saved by Octave, will do.
+    Raises ValueError if the file is no model or not one on MNIST, OSError if it can't be read.
+    """
     try:
-        params, saved = load_params(path)
+        params, extra = load_params(path)
     except FileNotFoundError:
-        model = '' if path == 'lenet.mat' else f' --model {path}'
+        model = '' if path == 'lenet.mat' else f' --model {shlex.quote(path)}'
         raise ValueError(f'{path}: no such file; python testLeNet.py{model} makes one') from None
-    for name, keys in (('layers', ()), ('recipe', ('seed',)), ('history', ('train', 'test'))):
-        if not isinstance(saved.get(name), dict) or not all(key in saved[name] for key in keys):
-            raise ValueError(f"{path}: no run of testLeNet.py; it lacks {name}{' with ' * bool(keys)}{', '.join(keys)}")
+    layers = extra.get('layers', get_lenet())
     try:
-        maps = feature_map_shapes(saved['layers'])
-        forward(params, saved['layers'], np.zeros((np.prod(maps[1]), 1), np.float32))
+        check_model(params, layers)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    num = saved['layers'][len(saved['layers'])]['num']
-    if (*maps[1], num) != (28, 28, 1, 10):
-        raise ValueError(f'{path}: the network takes images of shape {maps[1]} and tells {num} classes apart; '
+    history, recipe = extra.get('history'), extra.get('recipe')
+    has_run = isinstance(history, dict) and history.keys() >= {'train', 'test'} and \
+        isinstance(recipe, dict) and recipe.keys() >= {'seed', 'fullset'}
+    return params, layers, {'history': history, 'recipe': recipe} if has_run else None
+
+
+def check_model(params, layers):
+    """Raise ValueError unless the network takes MNIST's images, has ten classes, and `params` fits its layers."""
+    image_shape, num = feature_map_shapes(layers)[1], layers[len(layers)]['num']
+    if (*image_shape, num) != (28, 28, 1, 10):
+        raise ValueError(f'the network takes images of shape {image_shape} and has {num} classes; '
                          'expected (28, 28, 1) and 10, as MNIST has')
-    return params, saved
-
-
-def drawings(params, saved, flags):
-    """The pictures: dict, name of the file -> function that takes `figure` and draws it."""
-    layers = saved['layers']
-    *_, images, labels = load_mnist(True, np.float32, np.random.RandomState(saved['recipe']['seed']))
-    if not 0 <= flags.image < len(labels):
-        raise ValueError(f'argument --image: {flags.image} is out of range; expected 0..{len(labels) - 1}')
-    probabilities = predict(params, layers, images)
-    outputs = forward(params, layers, images[:, [flags.image]])
-    image = {'probabilities': probabilities[:, [flags.image]], 'label': labels[flags.image],
-             'name': f'test image {flags.image}'}
-    return {
-        'features.png': lambda figure=None: draw_features(outputs, layers, **image, figure=figure),
-        'training.png': lambda figure=None: draw_training(saved['history'], figure),
-        'mistakes.png': lambda figure=None: draw_mistakes(images, labels, probabilities, (28, 28, 1), figure=figure),
-    }
-
-
-def make_folder(path):
-    """Make the folder if it is not there. Raises ValueError if that fails."""
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f'argument --out: {path}: cannot make this folder: {error.strerror}') from None
+    for i, param in init_convnet(layers, rng=np.random.RandomState(0)).items():
+        for key, expected in param.items():
+            try:
+                found = np.shape(params[i][key])
+            except (KeyError, TypeError):
+                found = 'missing'
+            if expected.size and found != expected.shape:
+                raise ValueError(f'params[{i}][{key!r}] of layer {i + 1} ({layers[i + 1]["type"]}): found {found}; '
+                                 f'expected shape {expected.shape}')
 
 
 def save_figure(path, figure):
@@ -463,16 +598,22 @@ def save_figure(path, figure):
     write_whole(path, buffer.getbuffer())
 
 
-def show(draw):
-    """Show the pictures in windows, until they are closed. Raises ValueError if there is no display for them."""
+def check_display(flag):
+    """Raise ValueError, naming the flag that asks for windows, if matplotlib can't open any."""
     try:
-        from matplotlib import pyplot
-        for function in draw:
-            function(figure=pyplot.figure())
-    except ImportError as error:     # the backend that is asked for can't be had
-        raise ValueError(f'argument --show: {error}') from None
-    if pyplot.get_backend().lower() in ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template'):
-        raise ValueError('argument --show: there is no display, or no toolkit for windows such as tkinter')
+        pyplot.switch_backend(matplotlib.get_backend())
+    except ImportError as error:         # the environment variable MPLBACKEND asks for what can't be had
+        raise ValueError(f'argument {flag}: {error}') from None
+    if matplotlib.get_backend().lower() in ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template'):
+        raise ValueError(f'argument {flag}: there is no display, or no toolkit for windows such as tkinter')
+
+
+def open_drawing_window(params, layers, images, path):
+    """Let the user draw until the window is closed; the arguments are those of DrawingWindow."""
+    with matplotlib.rc_context({'toolbar': 'None'}):
+        figure = pyplot.figure('Draw a digit')
+    figure.canvas.mpl_disconnect(figure.canvas.manager.key_press_handler_id)     # c, s and q mean something else there
+    figure.window = DrawingWindow(figure, params, layers, images, path)          # kept: callbacks are weak references
     pyplot.show()
 
 
