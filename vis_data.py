@@ -72,7 +72,7 @@ def draw_features(params, layers, image, label=None, name='image', figure=None):
     num_maps = {'filters': layers[2]['num']} if layers[2]['type'] == 'CONV' else {}
     num_maps |= count_maps(outputs)
     figure = Figure() if figure is None else figure
-    axes = _layout(figure, {'image': 2.45, 'probabilities': 8}, num_maps)
+    axes = _layout(figure, 2.3, {'image': 2.45, 'probabilities': 8}, num_maps)
 
     truth = '' if label is None else f' (true class {label})'
     figure.suptitle(f'{name}{truth}: {headline(probabilities)}', x=0.024, ha='left', fontsize=14)
@@ -107,14 +107,15 @@ def rounded(p, digits=4):
     return f'> {below:.{digits}f}' if below < p < 1 and round(float(p), digits) == 1 else f'{p:.{digits}f}'
 
 
-def _layout(figure, top, num_maps):
+def _layout(figure, height, top, num_maps):
     """Divide the figure: a row on top, and below it one for each set of maps. Returns a dict of axes.
 
-    top       dict, name of an axes in the row on top -> how wide it is, relative to the others
+    height    of the row on top, in inches
+    top       dict, name of an axes in that row -> how wide it is, relative to the others
     num_maps  dict, name of an axes for maps -> how many there are
     """
     rows = [list(top)] + [[name] * len(top) for name in num_maps]
-    inches = [2.3] + [0.45 + 0.92 * -(-num // COLUMNS) for num in num_maps.values()]
+    inches = [height] + [0.45 + 0.92 * -(-num // COLUMNS) for num in num_maps.values()]
     figure.set_size_inches(9.8, 0.4 + sum(inches))
     figure.set_layout_engine('constrained', h_pad=0.08, rect=(0.02, 0.01, 0.96, 0.985))
     return figure.subplot_mosaic(rows, width_ratios=list(top.values()), height_ratios=inches)
@@ -373,14 +374,14 @@ class DrawingWindow:
 
         outputs = forward(params, layers, images)
         num_maps = count_maps(outputs)
-        axes = _layout(figure, {'field': 2, 'picture': 2, 'probabilities': 5}, num_maps)
+        axes = _layout(figure, 3, {'field': 2.6, 'picture': 2.6, 'probabilities': 3.5}, num_maps)
         self.field = _draw_image(axes['field'], self.drawings[0], 'draw a digit here')
         self.field.axes.set_xlabel('keys: c clear, u undo, s save, q quit', loc='left')
         self.picture = _draw_image(axes['picture'], np.zeros((28, 28)), 'what the net gets, 28 x 28')
         self.bars = _draw_probabilities(axes['probabilities'], np.zeros(10))
         self.headline = axes['probabilities'].set_title('')
         self.maps = {i: _draw_layer(axes[i], i, layers, outputs[i]) for i in num_maps}
-        self.button = Button(figure.add_axes((0.9, 0.94, 0.08, 0.04)), 'clear')
+        self.button = Button(figure.add_axes((0.925, 0.94, 0.06, 0.04)), 'clear')
         self.button.ax.spines[:].set_visible(False)
 
         self.moving = [self.field, self.picture, self.headline, *self.bars, *self.maps.values()]
