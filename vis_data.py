@@ -11,7 +11,7 @@ It writes three pictures and says where they are:
     training.png    cost, training percent and test accuracy over the iterations
     mistakes.png    the most confident mistakes, and the confusion matrix
 
-Each is drawn by a function that takes arrays and returns a matplotlib Figure.
+Each is drawn by a function that takes arrays and structures and returns a matplotlib Figure.
 """
 
 import argparse
@@ -313,7 +313,7 @@ def _draw_confusion(figure, counts):
 # ---------------------------------------------------------------------------------------------------------------
 
 FIELD = 280              # side of the field to draw in, in pixels
-PEN = 9                  # radius of the pen
+PEN = 9                  # radius of the pen: strokes a tenth as wide as a digit is high, as in MNIST
 
 
 def to_mnist(canvas):
@@ -381,33 +381,33 @@ class DrawingWindow:
         for artist in self.moving:
             artist.set_animated(True)                # so that drawing the window leaves it out
         self.button.on_clicked(lambda event: self.keep(self.drawings[:1]))
-        for name, method in (('button_press_event', self.press), ('motion_notify_event', self.move),
-                             ('button_release_event', self.release), ('key_press_event', self.key),
-                             ('draw_event', self.drawn)):
+        for name, method in (('button_press_event', self.on_press), ('motion_notify_event', self.on_move),
+                             ('button_release_event', self.on_release), ('key_press_event', self.on_key),
+                             ('draw_event', self.on_draw)):
             figure.canvas.mpl_connect(name, method)
         self.update()
 
-    def press(self, event):
+    def on_press(self, event):
         if event.inaxes is self.field.axes and event.button == MouseButton.LEFT:
             self.drawings.append(self.drawings[-1])
             self.pen = self.position(event)
-            self.move(event)
+            self.on_move(event)
 
-    def move(self, event):
+    def on_move(self, event):
         if self.pen is not None:
             position = self.position(event)
             self.drawings[-1] = np.maximum(self.drawings[-1], _line(self.pen, position))
             self.pen = position
             self.update()
 
-    def release(self, event):
+    def on_release(self, event):
         self.pen = None
 
     def position(self, event):
         """Where in the field the mouse is, also beyond its edges: (x, y) in pixels of the drawing."""
         return self.field.axes.transData.inverted().transform((event.x, event.y))
 
-    def key(self, event):
+    def on_key(self, event):
         if event.key == 'c':
             self.keep(self.drawings[:1])
         elif event.key == 'u':
@@ -429,7 +429,7 @@ class DrawingWindow:
             print(f'vis_data.py: error: {one_line(error)}', file=sys.stderr)
 
     def update(self):
-        """Show the drawing and what the net makes of it. Redrawing what moves takes 17 ms, the whole window 105 ms."""
+        """Show the drawing and what the net makes of it. Redrawing what moves takes 20 ms, the window 120."""
         image = to_mnist(self.drawings[-1])
         outputs = forward(self.params, self.layers, image.reshape(784, 1))
         probabilities = predict(self.params, self.layers, image.reshape(784, 1))[:, 0]
@@ -444,7 +444,7 @@ class DrawingWindow:
             self.draw_moving()
             self.figure.canvas.blit(self.figure.bbox)
 
-    def drawn(self, event):
+    def on_draw(self, event):
         """The whole window has been drawn but for what moves: remember its pixels, and add what moves."""
         if not self.figure.canvas.is_saving():
             self.background = self.figure.canvas.copy_from_bbox(self.figure.bbox)
@@ -473,7 +473,7 @@ def main(argv=None):
     flags = get_parser().parse_args(argv)
     with errors_in_one_line():
         params, layers, run = load_model(flags.model)
-        rng = np.random.RandomState(run['recipe']['seed'] if run else testLeNet.seed)
+        rng = np.random.RandomState(run['seed'] if run else testLeNet.seed)
         *_, images, labels = load_mnist(True, np.float32, rng)
         if not 0 <= flags.image < len(labels):
             raise ValueError(f'argument --image: {flags.image} is out of range; expected 0..{len(labels) - 1}')
@@ -489,8 +489,7 @@ def main(argv=None):
     image, label = images[:, flags.image], labels[flags.image]
     figures = {'features.png': draw_features(params, layers, image, label, f'test image {flags.image}', new_figure())}
     if run:
-        num_test = len(labels) if run['recipe']['fullset'] else len(labels) // 20
-        figures['training.png'] = draw_training(run['history'], num_test, new_figure())
+        figures['training.png'] = draw_training(run['history'], run['num_test'], new_figure())
     else:
         print(f'{flags.model}: holds no history of its training, so there is no training.png', file=sys.stderr)
     figures['mistakes.png'] = draw_mistakes(images, labels, predict(params, layers, images), new_figure())
@@ -540,8 +539,10 @@ def one_line(error):
 def load_model(path):
     """Load a saved model on MNIST: (params, layers, run).
 
-    run is a dict with the `history` and the `recipe` of the training, None if the file does not hold both. A file
-    without `layers` is taken for LeNet, so that the variable `params` alone, saved by Octave, will do.
+    run  dict with the `history` of the training, its `seed`, and `num_test`, how many images it was tested on;
+         None if the file does not hold them
+
+    A file without layers is taken for LeNet, so that the variable `params` alone, saved by Octave, will do.
     Raises ValueError if the file is no model or not one on MNIST, OSError if it can't be read.
     """
     try:
@@ -554,10 +555,12 @@ def load_model(path):
         check_model(params, layers)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    history, recipe = extra.get('history'), extra.get('recipe')
-    has_run = isinstance(history, dict) and history.keys() >= {'train', 'test'} and \
-        isinstance(recipe, dict) and recipe.keys() >= {'seed', 'fullset'}
-    return params, layers, {'history': history, 'recipe': recipe} if has_run else None
+    try:
+        recipe = extra['recipe']
+        run = {'history': extra['history'], 'seed': recipe['seed'], 'num_test': 10000 if recipe['fullset'] else 500}
+    except (KeyError, TypeError):
+        run = None
+    return params, layers, run
 
 
 def check_model(params, layers):

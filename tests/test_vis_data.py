@@ -110,9 +110,8 @@ def test_training_shows_every_value_the_running_mean_and_the_tests():
     assert lower.lines[2].get_label() == 'accuracy on 500 test images (last: 90.00%)'
 
 
-@pytest.mark.parametrize('m', [1, 30])
-def test_a_run_without_any_test_is_drawn(m, tmp_path):
-    figure = draw_training({'train': HISTORY['train'][:m], 'test': np.zeros((0, 2))}, 500)
+def test_a_run_of_one_iteration_is_drawn(tmp_path):
+    figure = draw_training({'train': HISTORY['train'][:1], 'test': np.zeros((0, 2))}, 500)
     vis_data.save_figure(tmp_path / 't.png', figure)
     assert [len(ax.lines) for ax in figure.axes] == [1, 1]
 
