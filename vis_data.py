@@ -17,6 +17,7 @@ Each is drawn by a function that takes arrays and structures and returns a matpl
 import argparse
 import contextlib
 import io
+import math
 import os
 import shlex
 import signal
@@ -45,7 +46,9 @@ DPI = 150                # of the PNG files
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'     # Okabe and Ito's, which colour-blind readers tell apart
 STYLE = {'font.size': 10, 'axes.titlesize': 11, 'axes.titlelocation': 'left', 'figure.titlesize': 11,
          'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon': False}
-LAYER_NAMES = {'CONV': 'convolution', 'POOLING': 'max pooling', 'IP': 'inner product', 'RELU': 'ReLU'}
+LAYER_NAMES = {'CONV': 'convolution', 'POOLING': 'max pooling', 'RELU': 'ReLU'}
+COLUMNS = 10             # maps in a row
+TILE, GAP = 48, 4        # the side of a map and the space between two, in elements of what `tiled` returns
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -76,7 +79,7 @@ def draw_features(params, layers, image, label=None, name='image', figure=None):
     truth = '' if label is None else f' (true class {label})'
     figure.suptitle(f'{name}{truth}: {headline(probabilities)}', x=0.024, ha='left', fontsize=14)
     picture = _draw_image(axes['image'], image.reshape(28, 28), 'layer 1: input, 28 x 28')
-    figure.colorbar(picture, ax=axes['image'], panchor=(0, 0.5))
+    figure.colorbar(picture, ax=axes['image'], panchor=(0, 0.5))      # the image stays on the left
     bars = _draw_probabilities(axes['probabilities'], probabilities)
     numbers = [rounded(p, 2) if p >= 0.005 else '' for p in probabilities]
     axes['probabilities'].bar_label(bars, numbers, padding=2, fontsize=8)
@@ -114,7 +117,8 @@ def _layout(figure, height, top, num_maps):
     num_maps  dict, name of an axes for maps -> how many there are
     """
     rows = [list(top)] + [[name] * len(top) for name in num_maps]
-    inches = [height] + [0.4 + 0.97 * -(-num // COLUMNS) for num in num_maps.values()]
+    # A title and rows of maps, as high as maps are that fill the width.
+    inches = [height] + [0.4 + 0.97 * math.ceil(num / COLUMNS) for num in num_maps.values()]
     figure.set_size_inches(9.8, 0.4 + sum(inches))
     figure.set_layout_engine('constrained', h_pad=0.08, rect=(0.02, 0.01, 0.96, 0.985))
     return figure.subplot_mosaic(rows, width_ratios=list(top.values()), height_ratios=inches)
@@ -151,10 +155,6 @@ def first_maps(output):
     return np.moveaxis(output['data'][:, 0].reshape(output['height'], output['width'], -1), 2, 0)
 
 
-COLUMNS = 10             # maps in a row
-TILE, GAP = 48, 4        # the side of a map and the space between two, in elements of what `tiled` returns
-
-
 def _draw_maps(ax, maps, title, norm, colours):
     """Draw maps (num, h, w), numbered, on one colour scale. Returns the AxesImage that shows them all."""
     image = ax.imshow(tiled(maps), norm=norm, cmap=colours, interpolation='nearest')
@@ -171,9 +171,9 @@ def _draw_maps(ax, maps, title, norm, colours):
 def tiled(maps):
     """Maps (num, h, w) in rows of ten as one array: each is enlarged to TILE x TILE, and there is NaN in between."""
     rows, columns = (np.arange(TILE) * side // TILE for side in maps.shape[1:])     # where each element comes from
-    height, width, num = TILE + 2 * GAP, TILE + GAP, len(maps)                      # there is room above for a number
-    tiles = np.full((-(-num // COLUMNS) * COLUMNS, height, width), np.nan, maps.dtype)
-    tiles[:num, -TILE:, :TILE] = maps[:, rows[:, None], columns]
+    height, width = TILE + 2 * GAP, TILE + GAP                                      # with room above for a number
+    tiles = np.full((math.ceil(len(maps) / COLUMNS) * COLUMNS, height, width), np.nan, maps.dtype)
+    tiles[:len(maps), -TILE:, :TILE] = maps[:, rows[:, None], columns]
     grid = tiles.reshape(-1, COLUMNS, height, width).swapaxes(1, 2)
     return grid.reshape(-1, COLUMNS * width)[:, :-GAP]
 
@@ -484,8 +484,8 @@ def main(argv=None):
         open_drawing_window(params, layers, images[:, :100], os.path.join(flags.out, 'drawn.png'))
         return
 
-    new_figure = pyplot.figure if flags.show else Figure
     # Outside of errors_in_one_line, since what is wrong in a layer function wants Python's traceback.
+    new_figure = pyplot.figure if flags.show else Figure
     image, label = images[:, flags.image], labels[flags.image]
     figures = {'features.png': draw_features(params, layers, image, label, f'test image {flags.image}', new_figure())}
     if run:
