@@ -197,6 +197,8 @@ def test_s_saves_the_figure_and_drawing_goes_on(mouse, tmp_path, capsys):
 def test_what_is_shown_while_drawing_is_what_a_full_draw_shows(mouse):
     mouse.canvas.draw()
     mouse.draw((50, 50), (150, 60), (80, 200))
+    mouse.key('s')                                         # draws in another size
+    mouse.draw((150, 50), (150, 200))
     follows = np.array(mouse.canvas.buffer_rgba())
     mouse.canvas.draw()
     np.testing.assert_array_equal(follows, mouse.canvas.buffer_rgba())
