@@ -12,10 +12,10 @@ Shapes are written the same way everywhere:
     (h*w*c, n)       `data` and `diff` of every layer: one column is one image, flattened from (h, w, c)
     (h, w, c, n)     the same array, reshaped (a view): the batch is the last, contiguous axis
 
-The input or output of a layer is a dict with `height`, `width`, `channel`, `batch_size` and `data`, called a structure
-here; on the way back it also holds `diff`, the gradient of the loss with respect to `data`. The network is a dict
-`layers` with the integer keys 1..l, its parameters a dict `params` whose key i-1 holds the {'w': ..., 'b': ...} of
-layer i.
+What goes into a layer and what comes out is a dict with `height`, `width`, `channel`, `batch_size` and `data`, called
+a structure here; on the way back it also holds `diff`, the gradient of the loss with respect to `data`. The network is
+a dict `layers` with the integer keys 1..l, its parameters a dict `params` whose key i-1 holds the {'w': ..., 'b': ...}
+of layer i.
 
 No function changes its arguments. Results have the precision of the arguments; whole numbers give float64. Arguments
 that do not fit together raise ValueError, a key that is missing raises KeyError.
@@ -29,7 +29,6 @@ import glob
 import hashlib
 import io
 import json
-import operator
 import os
 import pathlib
 import secrets
@@ -41,7 +40,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 try:
     import fcntl
-except ImportError:                                    # Windows, which does not remove or replace a file that is open
+except ImportError:                                    # Windows, where an open file cannot be removed anyway
     fcntl = None
 
 MNIST_FILE = pathlib.Path(__file__).resolve().parent / 'mnist_all.mat'
@@ -52,45 +51,45 @@ MNIST_FILE = pathlib.Path(__file__).resolve().parent / 'mnist_all.mat'
 
 
 def load_mnist(fullset=True, dtype=np.float64, rng=np.random):
-    """Load MNIST from `mnist_all.mat`, which lies beside this module, and shuffle it (section 1, instructions).
+    """Load MNIST from `mnist_all.mat`, which lies beside this module, and shuffle it (section 6).
 
     fullset  True for all images; False for the first twentieth of each of the three parts
     dtype    float type of the images
-    rng      source of random numbers: `np.random` (the global generator), or a RandomState or Generator of it
+    rng      source of random numbers: `np.random` (the global generator), a RandomState or a Generator
 
     Returns [xtrain, ytrain, xvalidate, yvalidate, xtest, ytest]. An x is (784, m) with pixels in [0, 1], a y is
     (m,) with the digits 0..9; m is 50,000, 10,000 and 10,000, or 2,500, 500 and 500.
     Raises FileNotFoundError if there is no such file, ValueError if it is damaged or not MNIST.
     """
     _check_float(dtype)
-    variables = _read_mnist_file()
+    train, test = _read_mnist_file()
     train_order, test_order = np.arange(60000), np.arange(10000)
     rng.shuffle(train_order)
     rng.shuffle(test_order)
     result = []
-    for part, order in (('train', train_order[10000:]), ('train', train_order[:10000]), ('test', test_order)):
+    for (images, labels), order in ((train, train_order[10000:]), (train, train_order[:10000]), (test, test_order)):
         if not fullset:
             order = order[:len(order) // 20]
-        digits = [variables[f'{part}{digit}'] for digit in range(10)]
-        images = np.concatenate(digits)[order]
-        labels = np.repeat(np.arange(10), [len(rows) for rows in digits])[order]
-        result += [np.divide(images, 255, dtype=dtype).T, labels]
+        result += [np.divide(images[order], 255, dtype=dtype).T, labels[order]]
     return result
 
 
 def _read_mnist_file():
-    """The variables train0..train9 and test0..test9: uint8, one row of 784 pixels per image."""
+    """(images, labels) of the training and of the test images: uint8, one row of 784 pixels per image; digits."""
+    parts = []
     with open(MNIST_FILE, 'rb') as file:
         try:
             variables = scipy.io.loadmat(file)
             for part, count in (('train', 60000), ('test', 10000)):
-                images = np.concatenate([variables[f'{part}{digit}'] for digit in range(10)])
+                digits = [variables[f'{part}{digit}'] for digit in range(10)]
+                images = np.concatenate(digits)
                 if images.shape != (count, 784) or images.dtype != np.uint8:
-                    raise ValueError
+                    raise ValueError('these are other images')
+                parts.append((images, np.repeat(np.arange(10), [len(rows) for rows in digits])))
         except Exception:  # scipy raises whatever a damaged file happens to trip over
             raise ValueError(f'{MNIST_FILE}: damaged, or not MNIST; expected a MAT-file with train0..train9 (60,000 '
                              'images) and test0..test9 (10,000), uint8, one row of 784 pixels per image') from None
-    return variables
+    return parts
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -105,19 +104,17 @@ def init_convnet(layers, dtype=np.float64, rng=np.random):
     dtype   float type of the parameters
     rng     source of random numbers, as for `load_mnist`
 
-    Returns params: dict, key i-1 is {'w': ..., 'b': ...} of layer i, two empty arrays for a layer without any.
+    Returns params: dict, key i-1 is {'w': ..., 'b': ...} of layer i, two empty arrays for a layer that has none.
     Weights are uniform in +-sqrt(3 / (h*w*c)), where (h, w, c) is the layer's input feature map: the more inputs are
-    added up, the smaller they are. (For an inner product with `init_type` 'gaussian' that is their standard deviation.)
-    Biases are 0.
-    Raises ValueError for layers that do not make a network.
+    added up, the smaller the weights. (In an inner product with `init_type` 'gaussian' they are normal, and that is
+    their standard deviation.) Biases are 0.
     """
     _check_float(dtype)
     shapes = feature_map_shapes(layers)
+    _check_init_types(layers)
     params = {}
     for i, (w_shape, b_shape) in _param_shapes(layers, shapes).items():
         layer, scale = layers[i + 1], np.sqrt(3 / np.prod(shapes[i]))
-        if layer['type'] == 'IP':
-            _check_init_type(i + 1, layer)
         if layer['type'] == 'IP' and layer['init_type'] == 'gaussian':
             w = scale * rng.standard_normal(w_shape)
         else:
@@ -127,17 +124,14 @@ def init_convnet(layers, dtype=np.float64, rng=np.random):
 
 
 def feature_map_shapes(layers):
-    """Shape (h, w, c) of the output of every layer but LOSS: dict, keys 1..l-1 as in `layers` (section 2).
-
-    Raises ValueError for layers that do not make a network.
-    """
+    """Shape (h, w, c) of the output of every layer but LOSS: dict, keys 1..l-1 as in `layers` (section 2)."""
     _check_layers(layers)
     shapes = {1: (layers[1]['height'], layers[1]['width'], layers[1]['channel'])}
     for i in range(2, len(layers)):
         layer, (h, w, c) = layers[i], shapes[i - 1]
-        with _naming_layer(i, layer):
+        try:
             if layer['type'] == 'CONV':
-                _groups(layer, c)
+                _check_group(layer, c)
                 shapes[i] = (*_output_size(h, w, layer), layer['num'])
             elif layer['type'] == 'POOLING':
                 shapes[i] = (*_output_size(h, w, layer), c)
@@ -145,6 +139,8 @@ def feature_map_shapes(layers):
                 shapes[i] = h, w, c
             elif layer['type'] == 'IP':
                 shapes[i] = 1, 1, layer['num']
+        except ValueError as error:
+            raise ValueError(f"layer {i} ({layer['type']}): {error}") from None
     return shapes
 
 
@@ -182,47 +178,37 @@ def _columns(structure):
     return _floats(structure['data'])
 
 
-def _floats(array):
-    """An array as it is if it holds floats, otherwise as float64."""
-    array = np.asanyarray(array)
-    return array if array.dtype.kind == 'f' else array.astype(np.float64)
-
-
 def _feature_map(structure):
-    """The same as (h, w, c, n)."""
+    """The data of a structure as floats, (h, w, c, n)."""
     data = _columns(structure)
     return data.reshape([structure[key] for key in ('height', 'width', 'channel', 'batch_size')])
 
 
 def _structure(data, h, w, c):
-    """The dict that a layer returns. data: an array of h*w*c*n elements, any shape with n last."""
+    """The structure that a layer returns. data: an array of h*w*c*n elements, any shape with n last."""
     n = data.shape[-1]
     return {'height': h, 'width': w, 'channel': c, 'batch_size': n, 'data': data.reshape(h * w * c, n)}
+
+
+def _diff(output, rows, n):
+    """The gradient with respect to what a layer returned, as floats, (rows, n)."""
+    diff = _floats(output['diff'])
+    _check_equal('diff has shape', diff.shape, (rows, n))
+    return diff
 
 
 def _weights(param, rows, num):
     """(w, b) of a layer: w (rows, num), b (num,)."""
     w, b = np.asanyarray(param['w']), np.asanyarray(param['b'])
-    _check_shape("param['w']", w, (rows, num))
-    _check_shape("param['b']", b, (num,))
+    _check_equal("param['w'] has shape", w.shape, (rows, num))
+    _check_equal("param['b'] has shape", b.shape, (num,))
     return w, b
 
 
-def _diff(output, rows, n):
-    """output['diff'], the gradient with respect to what a layer returned: (rows, n)."""
-    diff = _floats(output['diff'])
-    _check_shape('diff', diff, (rows, n))
-    return diff
-
-
-def _places(layer, h_out, w_out):
-    """Where each of the k*k positions in a window lies in the image, in row-major order.
-
-    x[place] is (h_out, w_out, ...): what all windows have at that position, as a view of the (padded) image x.
-    """
-    k, stride = layer['k'], layer['stride']
-    return [(slice(a, a + stride * h_out, stride), slice(b, b + stride * w_out, stride))
-            for a in range(k) for b in range(k)]
+def _floats(array):
+    """An array as it is if it holds floats, otherwise as float64."""
+    array = np.asanyarray(array)
+    return array if array.dtype.kind == 'f' else array.astype(np.float64)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -239,21 +225,23 @@ def conv_layer_forward(input, layer, param):
 
     Returns output: structure, data (h_out*w_out*num, n).
     """
-    x = _feature_map(input)
-    h, w, c, n = x.shape
-    h_out, w_out = _output_size(h, w, layer)
+    x = _feature_map(input)                                                      # (h, w, c, n)
+    c = x.shape[2]
     groups = _groups(layer, c)
-    weights, bias = _weights(param, layer['k'] ** 2 * c // layer['group'], layer['num'])
-    out = _join([_correlate(x[:, :, channels], weights[:, filters], layer) for channels, filters in groups])
-    out += bias[:, None]                                                         # (h_out, w_out, num, n)
-    return _structure(out, h_out, w_out, layer['num'])
+    w, b = _weights(param, layer['k'] ** 2 * c // layer['group'], layer['num'])
+    out = _join([_correlate(x[:, :, channels], w[:, filters], layer) for channels, filters in groups])
+    out += b[:, None]                                                            # (h_out, w_out, num, n)
+    return _structure(out, *out.shape[:3])
 
 
 def _correlate(x, w, layer):
     """w.T @ window(i, j) for every window of x (h, w, c, n): (h_out, w_out, num, n)."""
     windows = _window_parts(x, layer)                                            # each (h_out, w_out, rows, n)
-    w_parts = np.split(w, len(windows))
-    return functools.reduce(operator.iadd, (w.T @ part for w, part in zip(w_parts, windows)))
+    w_parts = np.split(w, len(windows))                                          # each (rows, num)
+    out = w_parts[0].T @ windows[0]
+    for w_part, part in zip(w_parts[1:], windows[1:]):
+        out += w_part.T @ part
+    return out
 
 
 def conv_layer_backward(output, input, layer, param, need_input_od=True):
@@ -266,29 +254,29 @@ def conv_layer_backward(output, input, layer, param, need_input_od=True):
     gradient with respect to input['data'], (h*w*c, n), or None if it is not needed.
     """
     x = _feature_map(input)
-    h, w, c, n = x.shape
-    h_out, w_out = _output_size(h, w, layer)
+    height, width, c, n = x.shape
     groups = _groups(layer, c)
-    weights, _ = _weights(param, layer['k'] ** 2 * c // layer['group'], layer['num'])
+    w, _ = _weights(param, layer['k'] ** 2 * c // layer['group'], layer['num'])
+    h_out, w_out = _output_size(height, width, layer)
     diff = _diff(output, h_out * w_out * layer['num'], n).reshape(h_out, w_out, layer['num'], n)
     param_grad = {'w': np.hstack([_conv_w_grad(x[:, :, channels], diff[:, :, filters], layer)
                                   for channels, filters in groups]),
                   'b': diff.sum(axis=(0, 1)).sum(axis=1)}
     if not need_input_od:
         return param_grad, None
-    od = _join([_conv_input_od(weights[:, filters], diff[:, :, filters], layer, h, w) for _, filters in groups])
-    return param_grad, od.reshape(h * w * c, n)
+    od = _join([_conv_input_od(w[:, filters], diff[:, :, filters], layer, height, width) for _, filters in groups])
+    return param_grad, od.reshape(height * width * c, n)
 
 
 def _conv_w_grad(x, diff, layer):
     """The sum of window(i, j) @ diff[i, j].T over all windows: (k*k*c, num)."""
     h_out, w_out, num, n = diff.shape
     k, stride = layer['k'], layer['stride']
-    if not _has_many_channels(x, layer):
+    if not _has_long_rows(x, layer):
         windows, = _window_parts(x, layer)                                       # (h_out, w_out, k*k*c, n)
         return (windows @ diff.swapaxes(2, 3)).sum(axis=(0, 1))
-    # The same sum with one product for all windows beside each other, which takes 3 % off an iteration. rows[r] is what
-    # row r of the image is to them, k*c numbers for each; kernel row a of output row i meets rows[a + stride * i].
+    # The same sum with one product for all windows side by side, which takes 3 % off an iteration. rows[r] holds what
+    # those windows have of row r of the image; row a of the windows (i, 0), (i, 1), ... is in rows[a + stride * i].
     x = _padded(x, layer['pad'])
     rows = np.stack([x[:, b:b + stride * w_out:stride].swapaxes(1, 2) for b in range(k)], axis=1)
     rows = rows.reshape(x.shape[0], -1, w_out * n)                               # (h, k*c, w_out*n)
@@ -313,23 +301,34 @@ def _conv_input_od(w, diff, layer, height, width):
 
 
 def _window_parts(x, layer):
-    """The windows of x (h, w, c, n), cut up in parts (h_out, w_out, rows, n) that have k*k*c rows together.
+    """The windows of x (h, w, c, n), cut up into parts (h_out, w_out, rows, n) that have k*k*c rows together.
 
-    A part is one row of every window, a view: its k*c numbers lie beside each other in memory. With few channels such a
-    part is too short for a fast product; then there is one part, a copy of all windows. (LeNet's second convolution, 32
-    images: 1.3 ms against 1.8 with one product for each position in the window. Its first, one channel: 0.3 ms against
-    0.6 with rows and 12.7 with positions.)
+    A part is one row of every window, a view: its k*c numbers lie beside each other in memory. If such a row is too
+    short for a fast product, there is one part, a copy of all windows. (LeNet's second convolution, 32 images: 1.3 ms
+    with rows, 1.8 with one product for each position in the window. Its first, with one channel: 0.6 ms with rows, 12.7
+    with positions, 0.3 with the copy.)
     """
     k, stride = layer['k'], layer['stride']
+    h_out, w_out = _output_size(*x.shape[:2], layer)
     windows = sliding_window_view(_padded(x, layer['pad']), (k, k), axis=(0, 1))[::stride, ::stride]
     windows = windows.transpose(0, 1, 4, 5, 2, 3)                                # (h_out, w_out, k, k, c, n)
-    h_out, w_out, *_, n = windows.shape
-    parts = [windows[:, :, a] for a in range(k)] if _has_many_channels(x, layer) else [windows]
-    return [part.reshape(h_out, w_out, -1, n) for part in parts]
+    parts = [windows[:, :, a] for a in range(k)] if _has_long_rows(x, layer) else [windows]
+    return [part.reshape(h_out, w_out, -1, x.shape[3]) for part in parts]
 
 
-def _has_many_channels(x, layer):
+def _has_long_rows(x, layer):
+    """Whether a row of a window, k*c numbers, is long enough for a fast product (see `_window_parts`)."""
     return layer['k'] * x.shape[2] >= 32
+
+
+def _places(layer, h_out, w_out):
+    """Where each of the k*k positions in a window lies in the image, in row-major order.
+
+    x[place] is (h_out, w_out, ...): what all windows have at that position, as a view of the (padded) image x.
+    """
+    k, stride = layer['k'], layer['stride']
+    return [(slice(a, a + stride * h_out, stride), slice(b, b + stride * w_out, stride))
+            for a in range(k) for b in range(k)]
 
 
 def _padded(x, pad):
@@ -356,14 +355,14 @@ def im2col_conv(input_n, layer, h_out, w_out):
     Returns (k*k*c, h_out*w_out): column i*w_out + j is the window at (i, j), flattened from (k, k, c).
     """
     h, w, c = input_n['height'], input_n['width'], input_n['channel']
-    _check_equal('(h_out, w_out)', (h_out, w_out), _output_size(h, w, layer))
+    _check_equal('(h_out, w_out) is', (h_out, w_out), _output_size(h, w, layer))
     x = _padded(np.reshape(input_n['data'], (h, w, c)), layer['pad'])
     windows = np.stack([x[place] for place in _places(layer, h_out, w_out)])     # (k*k, h_out, w_out, c)
     return windows.transpose(0, 3, 1, 2).reshape(-1, h_out * w_out)
 
 
 def col2im_conv(col, input, layer, h_out, w_out):
-    """The reverse of `im2col_conv`: add every column at its window's place in the image (section 6).
+    """The adjoint of `im2col_conv`: add every column at its window's place in the image (section 6).
 
     col    (k*k*c, h_out*w_out), or anything that reshapes to it
     input  structure that gives height, width and channel of the image
@@ -371,12 +370,12 @@ def col2im_conv(col, input, layer, h_out, w_out):
     """
     h, w, c = input['height'], input['width'], input['channel']
     k, pad = layer['k'], layer['pad']
-    _check_equal('(h_out, w_out)', (h_out, w_out), _output_size(h, w, layer))
-    windows = np.reshape(col, (k * k, c, h_out, w_out)).transpose(0, 2, 3, 1)     # (k*k, h_out, w_out, c)
+    _check_equal('(h_out, w_out) is', (h_out, w_out), _output_size(h, w, layer))
+    windows = np.reshape(col, (k * k, c, h_out, w_out)).transpose(0, 2, 3, 1)    # (k*k, h_out, w_out, c)
     im = np.zeros((h + 2 * pad, w + 2 * pad, c), windows.dtype)
-    for values, place in zip(windows, _places(layer, h_out, w_out)):
+    for place, values in zip(_places(layer, h_out, w_out), windows):
         im[place] += values
-    return im[pad:pad + h, pad:pad + w].copy()
+    return im[pad:pad + h, pad:pad + w]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -400,6 +399,7 @@ def pooling_layer_backward(output, input, layer):
     """Max pooling, backward: each window's gradient goes to its largest element (eq. 8, Q4).
 
     output  structure with `diff` (h_out*w_out*c, n), the gradient with respect to the output
+
     Returns input_od (h*w*c, n). Of several equal maxima the first in row-major order gets the whole gradient;
     where windows overlap, an element that is the maximum of several gets the sum.
     """
@@ -421,10 +421,10 @@ def pooling_layer_backward(output, input, layer):
 
 def _window_maxima(x, layer):
     """The largest value of every window of x (h, w, c, n): (h_out, w_out, c, n). A NaN in a window gives NaN."""
-    largest, *corners = (x[place] for place in _places(layer, *_output_size(*x.shape[:2], layer)))
-    largest = largest.copy()
-    for corner in corners:
-        np.maximum(largest, corner, out=largest)
+    first, *others = _places(layer, *_output_size(*x.shape[:2], layer))
+    largest = x[first].copy()
+    for place in others:
+        np.maximum(largest, x[place], out=largest)
     return largest
 
 
@@ -437,6 +437,7 @@ def relu_forward(input, layer=None):
     """ReLU, forward: max(0, x) of every element (section 2.2, Q2).
 
     input  structure, data (h*w*c, n); `layer` is not used
+
     Returns output: structure of the same size.
     """
     x = _columns(input)
@@ -447,6 +448,7 @@ def relu_backward(output, input, layer=None):
     """ReLU, backward: the gradient passes where the input was positive (eq. 8, Q5).
 
     output  structure with `diff`, the gradient with respect to the output, in the shape of input['data']
+
     Returns input_od, in the same shape. At exactly 0 the gradient is 0.
     """
     x = _columns(input)
@@ -477,7 +479,8 @@ def inner_product_forward(input, layer, param):
 def inner_product_backward(output, input, layer, param):
     """Inner product, backward (eqs. 7 and 8, Q6).
 
-    output  structure with `diff` (num, n)
+    output  structure with `diff` (num, n), the gradient with respect to the output
+
     Returns param_grad, {'w': ..., 'b': ...} in the shapes of `param`, summed over the batch, and input_od,
     the gradient with respect to input['data'], (h*w*c, n).
     """
@@ -545,6 +548,7 @@ def forward(params, layers, data):
     """Forward pass of the whole network but its LOSS (section 5.2).
 
     data  (h*w*c, n), any number of columns
+
     Returns outputs: dict, keys 1..l-1 as in `layers`, the structure that each layer returns.
     """
     shapes, data = _check_network(params, layers, data)
@@ -553,6 +557,7 @@ def forward(params, layers, data):
 
 def _forward(params, layers, shapes, data, first, last, look_for_nan=False):
     """The outputs of the layers first..last, where `data` is the output of layer `first`."""
+    # A copy: the columns become contiguous, and a layer that changes its input does not change the caller's array.
     outputs = {first: _structure(np.array(data, order='C'), *shapes[first])}
     for i in range(first + 1, last + 1):
         layer, below = layers[i], outputs[i - 1]
@@ -564,7 +569,7 @@ def _forward(params, layers, shapes, data, first, last, look_for_nan=False):
             output = relu_forward(below, layer)
         elif layer['type'] == 'IP':
             output = inner_product_forward(below, layer, params[i - 1])
-        outputs[i] = _check_output(i, layer, output, shapes[i], data.shape[1])
+        outputs[i] = _check_forward(i, layer, output, shapes[i], data.shape[1])
         if look_for_nan:
             _check_numbers(i, layer, 'forward', outputs[i], below, params.get(i - 1))
     return outputs
@@ -573,27 +578,27 @@ def _forward(params, layers, shapes, data, first, last, look_for_nan=False):
 def predict(params, layers, data, threads=None):
     """Class probabilities of images (section 1.3).
 
-    data     (h*w*c, n), any number of columns
+    data     (h*w*c, n), any number of columns: memory stays bounded
     threads  how many to use: None for one per core, 1 for the calling thread alone; the result is the same
 
     Returns (num, n): column j sums to 1; the index of its largest element is the prediction for image j.
-    Works through the columns in blocks, so that memory stays bounded.
     """
     shapes, data = _check_network(params, layers, data)
     last = len(layers)
     spatial = max(i for i, layer in layers.items() if layer['type'] in ('DATA', 'CONV', 'POOLING'))
+    wb = np.vstack([params[last - 1]['w'], params[last - 1]['b']])
 
-    def probabilities(columns):
-        # Convolutions are fastest on a few columns, whose feature maps fit in the cache, inner products on many, for
-        # which the weights are read once: two thirds of the time that blocks of 32 take for the whole network.
-        features = [_forward(params, layers, shapes, data[:, block], 1, spatial)[spatial]['data']
-                    for block in _blocks(columns, 64)]
+    def probabilities(block):
+        # Convolutions are fastest on a few columns, whose feature maps fit in the cache; inner products on many, for
+        # which the weights are read once. Together this takes two thirds of the time of blocks of 32 for all layers.
+        x = data[:, block]
+        features = [_forward(params, layers, shapes, x[:, few], 1, spatial)[spatial]['data']
+                    for few in _blocks(x.shape[1], 64)]
         top = _forward(params, layers, shapes, np.hstack(features), spatial, last - 1)[last - 1]['data']
-        return np.exp(_log_probabilities(_stacked(params[last - 1]), top))
+        return np.exp(_log_probabilities(wb, top))
 
-    columns = slice(0, data.shape[1])
     with _one_blas_thread():
-        return np.hstack(list(_spread(probabilities, _blocks(columns, 256), threads)))
+        return np.hstack(list(_spread(probabilities, _blocks(data.shape[1], 256), threads)))
 
 
 def conv_net(params, layers, data, labels, threads=None):
@@ -601,26 +606,27 @@ def conv_net(params, layers, data, labels, threads=None):
 
     data     (h*w*c, n) with n = layers[1]['batch_size']
     labels   (n,) whole numbers in 0..num-1
-    threads  how many to use: None for one per core, 1 for the calling thread alone; the result is the same
+    threads  as for `predict`
 
     Returns cp, with `cost` (mean negative log-likelihood) and `percent` (share of right answers, 0..1), and
     param_grad, in the shapes of `params`, the gradient of the mean cost.
     """
     shapes, data = _check_network(params, layers, data)
-    n = data.shape[1]
-    _check_batch_size(n, layers)
-    labels = _check_labels(labels, n, layers[len(layers)]['num'])
+    labels = _check_batch(layers, data, labels)
+    n = len(labels)
 
     def block_sums(block):
         return _forward_backward(params, layers, shapes, data[:, block], labels[block], n)
 
     cost, right, param_grad = 0, 0, None
     with _one_blas_thread():
-        # The blocks come in the order of the columns, whichever thread was first: same seed, same digits.
-        for block_cost, block_right, block_grad in _spread(block_sums, _blocks(slice(0, n), 32), threads):
+        # In the order of the columns, whichever thread is first: same seed, same digits.
+        for block_cost, block_right, block_grad in _spread(block_sums, _blocks(n, 32), threads):
             cost, right = cost + block_cost, right + block_right
-            param_grad = _sum_of_gradients(param_grad, block_grad) if param_grad else block_grad
-    if not _are_finite(param_grad):
+            param_grad = block_grad if param_grad is None else {
+                i: {key: param_grad[i][key] + block_grad[i][key] for key in 'wb'} for i in param_grad}
+    if not all(np.isfinite(x).all() for grad in param_grad.values() for x in grad.values()):
+        # Once more, to find the layer function that is to blame: code that is right does not pay for the search.
         _forward_backward(params, layers, shapes, data, labels, n, look_for_nan=True)
     return {'cost': float(cost), 'percent': right / n}, param_grad
 
@@ -629,37 +635,29 @@ def _forward_backward(params, layers, shapes, data, labels, n, look_for_nan=Fals
     """What these columns add to cost, number of right answers and param_grad of a minibatch of n columns."""
     last = len(layers)
     outputs = _forward(params, layers, shapes, data, 1, last - 1, look_for_nan)
-    nll, g, od, percent = mlrloss(_stacked(params[last - 1]), outputs[last - 1]['data'], labels, layers[last]['num'], 1)
+    wb = np.vstack([params[last - 1]['w'], params[last - 1]['b']])
+    nll, g, od, percent = mlrloss(wb, outputs[last - 1]['data'], labels, layers[last]['num'], 1)
     g, od = g / n, od / n                              # from here on all gradients are those of the mean cost
 
     param_grad = {i: {'w': np.array([], g.dtype), 'b': np.array([], g.dtype)} for i in range(1, last)}
     param_grad[last - 1] = {'w': g[:-1], 'b': g[-1]}
-    # Below the lowest layer that has parameters nothing needs a gradient.
+    # Nothing below the lowest layer that has parameters needs a gradient.
     lowest = min(i for i, layer in layers.items() if layer['type'] in ('CONV', 'IP', 'LOSS'))
     for i in range(last - 1, lowest - 1, -1):
         layer, below, output = layers[i], outputs[i - 1], {**outputs[i], 'diff': od}
         if layer['type'] == 'CONV':
             found = conv_layer_backward(output, below, layer, params[i - 1], need_input_od=i > lowest)
-            param_grad[i - 1], od = _check_gradients(i, layer, found, below, params[i - 1])
         elif layer['type'] == 'POOLING':
-            od = _check_input_od(i, layer, pooling_layer_backward(output, below, layer), below)
+            found = pooling_layer_backward(output, below, layer)
         elif layer['type'] == 'RELU':
-            od = _check_input_od(i, layer, relu_backward(output, below, layer), below)
+            found = relu_backward(output, below, layer)
         elif layer['type'] == 'IP':
             found = inner_product_backward(output, below, layer, params[i - 1])
-            param_grad[i - 1], od = _check_gradients(i, layer, found, below, params[i - 1])
+        grad, od = _check_backward(i, layer, found, below, params.get(i - 1))
+        param_grad[i - 1].update(grad)
         if look_for_nan:
-            _check_numbers(i, layer, 'backward', {**param_grad[i - 1], 'od': od}, output, below, params.get(i - 1))
+            _check_numbers(i, layer, 'backward', {**grad, 'od': od}, output, below, params.get(i - 1))
     return nll / n, round(percent * len(labels)), param_grad
-
-
-def _sum_of_gradients(a, b):
-    return {i: {key: a[i][key] + b[i][key] for key in 'wb'} for i in a}
-
-
-def _stacked(param):
-    """w on b, as `mlrloss` takes them."""
-    return np.vstack([param['w'], param['b']])
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -714,7 +712,8 @@ def finite_difference(output, input, h, forward=relu_forward):
     in float64, one forward pass per element.
     """
     _check_difference(output, h)
-    x = np.array(_columns(input), np.float64)
+    data = _columns(input)
+    x = data.astype(np.float64)
     before = forward({**input, 'data': x.copy()})['data']
     diff = _diff(output, *before.shape)
 
@@ -723,14 +722,14 @@ def finite_difference(output, input, h, forward=relu_forward):
         return diff * (forward({**input, 'data': shifted})['data'] - before) / h
 
     if forward is relu_forward:
-        approx = difference(x + h)                     # no element has an effect on another: all are shifted at once
+        approx = difference(x + h)                     # no element affects another: all are shifted at once
     else:
         approx = np.empty_like(x)
         for index in np.ndindex(x.shape):
             shifted = x.copy()
             shifted[index] += h
             approx[index] = difference(shifted).sum()
-    return approx.astype(np.result_type(input['data'], np.float32), copy=False)
+    return approx.astype(data.dtype, copy=False)
 
 
 def check_gradients(params, layers, data, labels, count=10, rng=None, h=1e-7):
@@ -786,14 +785,12 @@ def save_params(path, params, **extra):
     extra   more variables: numbers, strings, arrays of one or two dimensions, dicts with names as keys (structs in
             Octave) or with the keys 1..m (cell arrays)
 
-    Raises OSError if the file can't be written (the file that was there is then still there), TypeError for a
-    value of another kind.
+    Raises OSError if the file cannot be written (what was there is still there), TypeError for a value of another kind.
     """
-    variables = {'params': params, **extra}
     layout = {}
-    content = {name: _to_mat(value, name, layout) for name, value in variables.items()}
+    variables = {name: _to_mat(value, name, layout) for name, value in {'params': params, **extra}.items()}
     buffer = io.BytesIO()
-    scipy.io.savemat(buffer, {**content, 'numpy_layout': json.dumps(layout)}, oned_as='column', long_field_names=True)
+    scipy.io.savemat(buffer, {**variables, 'numpy_layout': json.dumps(layout)}, oned_as='column', long_field_names=True)
     content = bytearray(buffer.getbuffer())
     content[:116] = _HEADER.ljust(116)
     content[_DIGEST] = _digest(content)
@@ -806,7 +803,7 @@ def load_params(path):
     Numbers, strings, dicts and arrays come back as they were, in their order in memory too. A MAT-file from elsewhere
     is loaded if it holds `params` as `save_params` describes them; other arrays of one column then come back with one
     dimension. Nothing in the file is executed.
-    Raises FileNotFoundError if there is no such file, OSError if it can't be read, ValueError if it is damaged or
+    Raises FileNotFoundError if there is no such file, OSError if it cannot be read, ValueError if it is damaged or
     holds no parameters.
     """
     with open(path, 'rb') as file:
@@ -817,72 +814,21 @@ def load_params(path):
         variables = scipy.io.loadmat(io.BytesIO(content), struct_as_record=False)
         layout = json.loads(str(variables.pop('numpy_layout', ['{}'])[0]))
         extra = {name: _from_mat(value, name, layout) for name, value in variables.items() if not name.startswith('__')}
-        return _as_params(extra.pop('params')), extra
+        return {i: _as_param(param) for i, param in extra.pop('params').items()}, extra
     except Exception as error:  # scipy raises whatever a foreign file happens to trip over
         raise ValueError(f'{path}: not a saved model, a MAT-file in which params{{i}} has w (rows, num) and b (num); '
                          f'{type(error).__name__}: {error}') from None
 
 
-def write_whole(path, content):
-    """Write bytes to a file: it then holds all of them, or, whatever happens meanwhile, what it held before.
-
-    Raises OSError if that fails.
-    """
-    path = os.path.realpath(path)
-    try:
-        _remove_leftovers(path)
-        with _temporary_file(path) as file:
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                if not fcntl:
-                    file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                os.remove(file.name)
-                raise
-    except OSError as error:
-        raise OSError(error.errno, f'cannot save: {error.strerror}', path) from None
-
-
-def _temporary_file(path):
-    """A new file in the folder of `path`, so that it can take its place; locked for as long as it is being written."""
-    while True:
-        file = open(f'{path}.{secrets.token_hex(4)}.tmp', 'xb')
-        if _lock(file) and os.path.exists(file.name):  # nobody took it for a leftover before it was locked
-            return file
-        file.close()
-
-
-def _remove_leftovers(path):
-    """Remove the temporary files of saves that were killed: those that nobody has locked."""
-    for name in glob.glob(glob.escape(path) + '.????????.tmp'):
-        with contextlib.suppress(OSError), open(name, 'rb') as file:
-            if _lock(file):
-                os.remove(name)
-
-
-def _lock(file):
-    """Lock a file until it is closed; False if somebody else has."""
-    with contextlib.suppress(BlockingIOError):
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
-
-
 def _digest(content):
     """SHA-256, in hexadecimal, of a saved file but for the place where the digest itself stands."""
-    hash = hashlib.sha256(content[:_DIGEST.start])
-    hash.update(memoryview(content)[_DIGEST.stop:])
-    return hash.hexdigest().encode()
+    return hashlib.sha256(content[:_DIGEST.start] + content[_DIGEST.stop:]).hexdigest().encode()
 
 
 def _to_mat(value, name, layout):
     """A value as scipy saves it: dicts with the keys 1..m as cell arrays, other dicts as structs.
 
-    What a MAT-file does not tell of an array, its number of dimensions and its order in memory, is noted in `layout`.
+    A MAT-file has no arrays of one dimension and one order in memory, so `layout` notes what each array had.
     """
     if isinstance(value, dict) and value and all(isinstance(key, (int, np.integer)) for key in value):
         if sorted(value) != list(range(1, len(value) + 1)):
@@ -919,22 +865,70 @@ def _from_mat(value, name, layout):
     return value.item() if value.ndim == 0 else value
 
 
-def _as_params(loaded):
-    """Loaded parameters as w (rows, num) and b (num,), whatever dimensions a MAT-file gave them."""
-    params = {}
-    for i, param in loaded.items():
-        num = np.size(param['b'])
-        if num > 1 and num not in np.shape(param['b']):
-            raise ValueError(f"params{{{i}}}.b is {_brief(param['b'])}")
-        params[i] = {'w': np.reshape(param['w'], (-1, num) if num else 0), 'b': np.reshape(param['b'], num)}
-    return params
+def _as_param(param):
+    """A loaded {'w': ..., 'b': ...} as w (rows, num) and b (num,), whatever dimensions a MAT-file gave them."""
+    num = np.size(param['b'])
+    if num > 1 and num not in np.shape(param['b']):
+        raise ValueError(f"b is {_brief(param['b'])}")
+    return {'w': np.reshape(param['w'], (-1, num) if num else 0), 'b': np.reshape(param['b'], num)}
+
+
+def write_whole(path, content):
+    """Write bytes to a file: it then holds all of them, or, whatever happens meanwhile, what it held before.
+
+    Raises OSError if that fails.
+    """
+    path = os.path.realpath(path)
+    try:
+        _remove_leftovers(path)
+        with _temporary_file(path) as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                if not fcntl:                          # Windows replaces no file that is open
+                    file.close()
+                os.replace(file.name, path)
+            except BaseException:
+                os.remove(file.name)
+                raise
+    except OSError as error:
+        raise OSError(error.errno, f'cannot save: {error.strerror}', path) from None
+
+
+def _temporary_file(path):
+    """A new file in the folder of `path`, so that it can take its place; locked for as long as it is being written."""
+    while True:
+        file = open(f'{path}.{secrets.token_hex(4)}.tmp', 'xb')
+        if _lock(file) and os.path.exists(file.name):  # nobody took it for a leftover before it was locked
+            return file
+        file.close()
+
+
+def _remove_leftovers(path):
+    """Remove the temporary files of saves that were killed: those that nobody has locked."""
+    for name in glob.glob(glob.escape(path) + '.????????.tmp'):
+        with contextlib.suppress(OSError), open(name, 'rb') as file:
+            if _lock(file):
+                os.remove(name)
+
+
+def _lock(file):
+    """Lock a file until it is closed; False if somebody else has."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # What is checked
 #
-# Nothing here computes anything: it says in plain words what does not fit together, where Python's own error would
-# come late or say little. A reader who skips this section misses the rules that layers, parameters and labels follow.
+# A reader who skips this section misses the rules that layers, parameters, data and labels follow, and what the network
+# expects of a layer function. Nothing is computed here. Checked is what would give a wrong result without an error, or
+# an error that comes late or says little.
 # ---------------------------------------------------------------------------------------------------------------
 
 # The keys that each type of layer needs, and the least value that makes sense.
@@ -948,85 +942,44 @@ _LAYER_KEYS = {
 }
 
 # What computes each type of layer, with the question that asks for it.
-_NAMES = {
-    ('CONV', 'forward'): 'conv_layer_forward', ('CONV', 'backward'): 'conv_layer_backward',
-    ('POOLING', 'forward'): 'pooling_layer_forward (Q1)', ('POOLING', 'backward'): 'pooling_layer_backward (Q4)',
-    ('RELU', 'forward'): 'relu_forward (Q2)', ('RELU', 'backward'): 'relu_backward (Q5)',
-    ('IP', 'forward'): 'inner_product_forward (Q3)', ('IP', 'backward'): 'inner_product_backward (Q6)',
+_FUNCTIONS = {
+    'CONV': {'forward': 'conv_layer_forward', 'backward': 'conv_layer_backward'},
+    'POOLING': {'forward': 'pooling_layer_forward (Q1)', 'backward': 'pooling_layer_backward (Q4)'},
+    'RELU': {'forward': 'relu_forward (Q2)', 'backward': 'relu_backward (Q5)'},
+    'IP': {'forward': 'inner_product_forward (Q3)', 'backward': 'inner_product_backward (Q6)'},
 }
-
-
-def _check_float(dtype):
-    if not np.issubdtype(dtype, np.floating):
-        raise ValueError(f'dtype is {np.dtype(dtype)}; expected a float type such as float32 or float64')
-
-
-def _check_equal(name, found, expected):
-    if found != expected:
-        raise ValueError(f'{name} is {found}; expected {expected}')
-
-
-def _check_shape(name, array, shape):
-    if array.shape != tuple(shape):
-        raise ValueError(f'{name} has shape {array.shape}; expected {tuple(map(int, shape))}')
-
-
-def _check_count(owner, name, value, least):
-    if not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f'{owner} has {name} = {_brief(value)}; expected a whole number of at least {least}')
-
-
-def _brief(value):
-    """A value for a message: arrays by their shapes, lists and dicts by what they hold, the rest by 60 characters."""
-    if isinstance(value, np.ndarray):
-        return f'an array of shape {value.shape}' + ('' if value.dtype.kind in 'fiub' else f' and type {value.dtype}')
-    if isinstance(value, tuple) and any(isinstance(item, (np.ndarray, dict)) for item in value):
-        return ' and '.join(map(_brief, value))
-    text = repr(list(value) if isinstance(value, dict) else value)
-    return {dict: 'a dict with the keys ', list: 'a list '}.get(type(value), '') + (
-        text if len(text) <= 60 else f'{text[:57]}...')
 
 
 # Layers
 
 def _check_layers(layers):
-    """Raise ValueError unless `layers` has the keys 1..l, DATA first, LOSS last, and in each layer what it needs."""
-    if not isinstance(layers, dict) or not layers or set(layers) != set(range(1, len(layers) + 1)):
+    """The keys are 1..l, DATA comes first and LOSS last, and each layer has what it needs."""
+    if not isinstance(layers, dict) or len(layers) < 2 or set(layers) != set(range(1, len(layers) + 1)):
         raise ValueError(f'layers is {_brief(layers)}; expected a dict with the integers 1, 2, ..., l as keys')
     for i, layer in layers.items():
         kind = layer.get('type') if isinstance(layer, dict) else None
-        if not isinstance(kind, str) or kind not in _LAYER_KEYS:
-            raise ValueError(f'layer {i} has type {_brief(kind)}; expected one of {", ".join(_LAYER_KEYS)}')
-        place = {1: 'DATA', len(layers): 'LOSS'}.get(i)
-        if place and kind != place:
-            raise ValueError(f'layer {i} has type {kind!r}; expected {place!r}')
-        if kind in ('DATA', 'LOSS') and not place:
-            raise ValueError(f'layer {i} has type {kind!r}; that is for the first or the last layer')
+        allowed = {1: ['DATA'], len(layers): ['LOSS']}.get(i, ['CONV', 'POOLING', 'RELU', 'IP'])
+        if kind not in allowed:
+            raise ValueError(f'layer {i} has type {_brief(kind)}; expected {" or ".join(map(repr, allowed))} '
+                             '(DATA is the first layer, LOSS the last)')
         for key, least in _LAYER_KEYS[kind].items():
             if key not in layer:
                 raise ValueError(f'layer {i} ({kind}) lacks the key {key!r}; '
                                  f'expected type, {", ".join(_LAYER_KEYS[kind])}')
-            _check_count(f'layer {i} ({kind})', key, layer[key], least)
+            _check_count(f'layer {i} ({kind}) has {key}', layer[key], least)
 
 
-@contextlib.contextmanager
-def _naming_layer(i, layer):
-    """What goes wrong within this block is said to be in layer i."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"layer {i} ({layer['type']}): {error}") from None
-
-
-def _check_init_type(i, layer):
-    if 'init_type' not in layer:
-        raise ValueError(f"layer {i} (IP) lacks the key 'init_type'; expected 'uniform' or 'gaussian'")
-    if layer['init_type'] not in ('uniform', 'gaussian'):
-        raise ValueError(f"layer {i} (IP) has init_type {_brief(layer['init_type'])}; expected 'uniform' or 'gaussian'")
+def _check_init_types(layers):
+    for i, layer in layers.items():
+        if layer['type'] == 'IP' and 'init_type' not in layer:
+            raise ValueError(f"layer {i} (IP) lacks the key 'init_type'; expected 'uniform' or 'gaussian'")
+        if layer['type'] == 'IP' and layer['init_type'] not in ('uniform', 'gaussian'):
+            raise ValueError(f"layer {i} (IP) has init_type {_brief(layer['init_type'])}; "
+                             "expected 'uniform' or 'gaussian'")
 
 
 def _check_windows(height, width, layer):
-    """Raise ValueError unless windows tile the padded height and width; integer division would hide the rest."""
+    """Windows tile the padded height and width; integer division would hide that something is left over."""
     k, stride, pad = layer['k'], layer['stride'], layer['pad']
     if layer.get('type') == 'POOLING' and pad:
         raise ValueError(f"pooling has pad = {pad}; expected 0: the handout's pooling has no padding")
@@ -1039,56 +992,80 @@ def _check_windows(height, width, layer):
 
 
 def _check_group(layer, c):
-    group = layer['group']
     for name, value in (('channel', c), ('num', layer['num'])):
-        if value % group:
-            raise ValueError(f'group = {group} does not divide {name} = {value}; expected a divisor')
+        if value % layer['group']:
+            raise ValueError(f"group = {layer['group']} does not divide {name} = {value}; expected a divisor")
 
 
 # Arguments
 
+def _check_float(dtype):
+    if not np.issubdtype(dtype, np.floating):
+        raise ValueError(f'dtype is {np.dtype(dtype)}; expected a float type such as float32 or float64')
+
+
+def _check_equal(what, found, expected):
+    if found != expected:
+        raise ValueError(f'{what} {tuple(map(int, found))}; expected {tuple(map(int, expected))}')
+
+
+def _check_count(name, value, least):
+    if not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f'{name} = {_brief(value)}; expected a whole number of at least {least}')
+
+
 def _check_structure(structure):
-    """Raise TypeError or ValueError unless there is a row for each of h*w*c and a column for each image."""
+    """`data` has a row for each of h*w*c, if those are given, and a column for each image."""
     if not isinstance(structure, dict):
         raise TypeError(f'a layer was given {_brief(structure)}; expected a structure, a dict with data')
     shape = np.shape(structure['data'])
-    if len(shape) != 2:
-        raise ValueError(f'data has shape {shape}; expected two dimensions, (height * width * channel, batch_size)')
-    sizes = [structure.get(key) for key in ('height', 'width', 'channel', 'batch_size')]
-    if None not in sizes:
-        h, w, c, n = sizes
-        if shape != (h * w * c, n):
-            raise ValueError(f'data has shape {shape}; expected {(int(h * w * c), int(n))}: height {h} * width {w} * '
-                             f'channel {c} rows and batch_size = {n} columns')
+    h, w, c, n = (structure.get(key) for key in ('height', 'width', 'channel', 'batch_size'))
+    if None not in (h, w, c, n) and shape != (h * w * c, n):
+        raise ValueError(f'data has shape {shape}; expected {(int(h * w * c), int(n))}: height {h} * width {w} * '
+                         f'channel {c} rows and batch_size = {n} columns')
 
 
 def _check_network(params, layers, data):
-    """(shapes of the feature maps, data as an array). Raises ValueError unless params and data fit the layers."""
+    """params and data fit the layers. Returns the shapes of the feature maps, and data as an array."""
     shapes = feature_map_shapes(layers)
     if not isinstance(params, dict):
         raise ValueError(f'params is {_brief(params)}; expected a dict')
     for i, expected in _param_shapes(layers, shapes).items():
         for key, shape in zip('wb', expected):
-            name = f"params[{i}][{key!r}], a parameter of layer {i + 1} ({layers[i + 1]['type']}),"
             if shape != (0,):                          # the entries of a layer without parameters may be missing
+                name = f"params[{i}][{key!r}], a parameter of layer {i + 1} ({layers[i + 1]['type']}),"
                 try:
                     found = np.asarray(params[i][key])
                 except (KeyError, TypeError):
                     raise ValueError(f'{name} is missing; expected an array of shape {shape}') from None
-                _check_shape(name, found, shape)
+                _check_equal(f'{name} has shape', found.shape, shape)
     data = np.asarray(data)
     h, w, c = map(int, shapes[1])
-    if data.ndim != 2 or data.shape[0] != h * w * c:
+    if data.ndim != 2 or data.shape[0] != h * w * c or data.shape[1] == 0:
         raise ValueError(f'data has shape {data.shape}; expected {h * w * c} rows (height {h} * width {w} * channel '
-                         f'{c}) and a column per image')
-    if data.shape[1] == 0:
-        raise ValueError('data has 0 columns; expected at least one image')
+                         f'{c}) and a column per image, at least one')
     return shapes, data
 
 
-def _check_batch_size(n, layers):
-    if n != layers[1]['batch_size']:
-        raise ValueError(f"data has {n} columns; expected layers[1]['batch_size'] = {layers[1]['batch_size']}")
+def _check_batch(layers, data, labels):
+    """A minibatch has the size that the network states. Returns the labels as `_check_labels` does."""
+    n, expected = data.shape[1], layers[1]['batch_size']
+    if n != expected:
+        raise ValueError(f"data has {n} columns; expected layers[1]['batch_size'] = {expected}")
+    return _check_labels(labels, n, layers[len(layers)]['num'])
+
+
+def _check_labels(y, n, K):
+    """There are n labels in 0..K-1. Returns them as an array of integers."""
+    y = np.asarray(y)
+    if y.shape != (n,):
+        raise ValueError(f'labels have shape {y.shape}; expected ({n},), one per column of data')
+    if y.dtype.kind not in 'iu' and not (y.dtype.kind == 'f' and np.all(np.isfinite(y) & (y == np.floor(y)))):
+        raise ValueError(f'labels are {y.dtype} such as {_brief(y[0])}; expected whole numbers')
+    wrong = (y < 0) | (y >= K)
+    if wrong.any():
+        raise ValueError(f'label {y[wrong][0]} at position {int(wrong.argmax())}; expected labels in 0..{K - 1}')
+    return y.astype(np.intp, copy=False)
 
 
 def _check_loss(wb, X, K):
@@ -1097,19 +1074,19 @@ def _check_loss(wb, X, K):
                          'expected wb (inputs + 1, K - 1) and X (inputs, n), n at least 1')
 
 
-def _check_labels(y, n, K):
-    """y as a 1-d integer array. Raises ValueError unless it holds n labels of 0..K-1."""
-    y = np.asarray(y)
-    if y.shape != (n,):
-        raise ValueError(f'labels have shape {y.shape}; expected ({n},), one per column of data')
-    if not np.issubdtype(y.dtype, np.integer):
-        if not np.issubdtype(y.dtype, np.floating) or not np.all(np.isfinite(y) & (y == np.floor(y))):
-            raise ValueError(f'labels are {y.dtype} such as {_brief(y.flat[0] if y.size else None)}; '
-                             'expected whole numbers')
-    wrong = (y < 0) | (y >= K)
-    if wrong.any():
-        raise ValueError(f'label {y[wrong][0]} at position {int(wrong.argmax())}; expected labels in 0..{K - 1}')
-    return y.astype(np.intp, copy=False)
+def _check_solver(params, param_winc, param_grad):
+    """The three have the same keys and arrays of the same shapes; one element would be stretched to any shape."""
+    for name, tree in (('params', params), ('param_winc', param_winc), ('param_grad', param_grad)):
+        if not isinstance(tree, dict):
+            raise ValueError(f'{name} is {_brief(tree)}; expected a dict')
+        if missing := params.keys() - tree.keys():
+            raise ValueError(f'{name} lacks the keys {sorted(missing)}; expected those of params, {sorted(params)}')
+        for i in params:
+            for key in 'wb':
+                found, expected = tree[i][key], params[i][key]
+                if not isinstance(found, np.ndarray) or found.shape != expected.shape:
+                    raise ValueError(f'{name}[{i}][{key!r}] is {_brief(found)}; expected an array'
+                                     + ('' if tree is params else f' of the shape that params has, {expected.shape}'))
 
 
 def _check_difference(output, h):
@@ -1120,28 +1097,10 @@ def _check_difference(output, h):
                          'respect to its data')
 
 
-def _check_solver(params, param_winc, param_grad):
-    """Raise ValueError unless the three have the same keys and arrays of the same shapes; an array of one element would
-    be stretched to any shape."""
-    for name, tree in (('params', params), ('param_winc', param_winc), ('param_grad', param_grad)):
-        if not isinstance(tree, dict):
-            raise ValueError(f'{name} is {_brief(tree)}; expected a dict')
-        if missing := params.keys() - tree.keys():
-            raise ValueError(f'{name} lacks the keys {sorted(missing)}; expected those of params, {sorted(params)}')
-        for i in params:
-            for key in 'wb':
-                found, expected = tree[i][key], params[i][key]
-                if not isinstance(found, np.ndarray):
-                    raise ValueError(f'{name}[{i}][{key!r}] is {_brief(found)}; expected an array')
-                if found.shape != expected.shape:
-                    raise ValueError(f'{name}[{i}][{key!r}] has shape {found.shape}; expected the same shape as in '
-                                     f'params, {expected.shape}')
-
-
 # What the layer functions return
 
-def _check_output(i, layer, output, shape, n):
-    """The structure that a forward function returned, if it is one of this shape (h, w, c) for n images."""
+def _check_forward(i, layer, output, shape, n):
+    """A forward function returned a structure of this shape (h, w, c) for n images. Returns it."""
     keys = 'height', 'width', 'channel', 'batch_size', 'data'
     if not isinstance(output, dict) or not output.keys() >= set(keys):
         found = f'a dict without {sorted(set(keys) - output.keys())}' if isinstance(output, dict) else _brief(output)
@@ -1155,23 +1114,19 @@ def _check_output(i, layer, output, shape, n):
     return {**output, 'height': h, 'width': w, 'channel': c}
 
 
-def _check_gradients(i, layer, found, below, param):
-    """The param_grad and input_od that a backward function returned, if they are that."""
-    if not isinstance(found, (tuple, list)) or len(found) != 2 or not isinstance(found[0], dict):
-        raise _wrong_return(i, layer, 'backward', _brief(found),
-                            'param_grad, a dict with w and b, and input_od, an array')
-    param_grad, od = found
-    for key in 'wb':
-        _check_array(i, layer, 'backward', f'param_grad[{key!r}]', param_grad.get(key), param[key].shape)
-    if od is not None or layer['type'] == 'IP':        # a convolution need not have it
-        _check_input_od(i, layer, od, below)
-    return param_grad, od
-
-
-def _check_input_od(i, layer, od, below):
-    """The input_od that a backward function returned, if it is that."""
-    _check_array(i, layer, 'backward', 'input_od', od, below['data'].shape)
-    return od
+def _check_backward(i, layer, found, below, param):
+    """A backward function returned input_od, and before it param_grad if the layer has parameters. Returns both."""
+    grad, od = {}, found
+    if layer['type'] in ('CONV', 'IP'):
+        if not isinstance(found, (tuple, list)) or len(found) != 2 or not isinstance(found[0], dict):
+            raise _wrong_return(i, layer, 'backward', _brief(found),
+                                'param_grad, a dict with w and b, and input_od, an array')
+        grad, od = {key: found[0].get(key) for key in 'wb'}, found[1]
+        for key in 'wb':
+            _check_array(i, layer, 'backward', f'param_grad[{key!r}]', grad[key], param[key].shape)
+    if od is not None or layer['type'] != 'CONV':      # a convolution need not have it
+        _check_array(i, layer, 'backward', 'input_od', od, below['data'].shape)
+    return grad, od
 
 
 def _check_array(i, layer, direction, name, found, shape):
@@ -1180,18 +1135,9 @@ def _check_array(i, layer, direction, name, found, shape):
                             f'an array of shape {tuple(map(int, shape))}')
 
 
-def _wrong_return(i, layer, direction, found, expected):
-    return ValueError(f"layer {i}: {_NAMES[layer['type'], direction]} returned {found}; expected {expected}")
-
-
-def _are_finite(param_grad):
-    """Whether all gradients are finite. A sum of squares is, only if all its numbers are; it is much faster to get."""
-    return all(np.isfinite(np.vdot(x, x)) for grad in param_grad.values() for x in grad.values())
-
-
 def _check_numbers(i, layer, direction, found, *given):
-    """Raise ValueError if arrays in `found` have numbers that are not finite, although the function was given only
-    numbers of moderate size. (What comes of huge ones is not its fault: training has diverged, as the cost tells.)"""
+    """The arrays in `found` are finite, if all that the function was given is of moderate size. (What comes of huge
+    numbers is not its fault: training has diverged, as the cost shows.)"""
     def arrays(structure):
         return [value for value in (structure or {}).values() if isinstance(value, np.ndarray) and value.size]
 
@@ -1202,6 +1148,23 @@ def _check_numbers(i, layer, direction, found, *given):
                                     f'{array.size} that are nan or infinite', 'finite numbers')
 
 
+def _wrong_return(i, layer, direction, found, expected):
+    return ValueError(f"layer {i}: {_FUNCTIONS[layer['type']][direction]} returned {found}; expected {expected}")
+
+
+def _brief(value):
+    """A value in a few words, for a message: arrays by their shapes."""
+    if isinstance(value, np.ndarray):
+        return f'an array of shape {value.shape}' + ('' if value.dtype.kind in 'fiub' else f' and type {value.dtype}')
+    if isinstance(value, tuple) and any(isinstance(item, (np.ndarray, dict)) for item in value):
+        return ' and '.join(map(_brief, value))
+    if isinstance(value, dict):
+        text = f'a dict with the keys {list(value)}'
+    else:
+        text = f'a list {value}' if isinstance(value, list) else repr(value)
+    return text if len(text) <= 80 else f'{text[:77]}...'
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # How the work is spread over the cores
 #
@@ -1210,19 +1173,17 @@ def _check_numbers(i, layer, direction, found, *given):
 # ---------------------------------------------------------------------------------------------------------------
 
 
-def _blocks(columns, size):
-    """The slice `columns` cut up evenly in slices of at most `size`."""
-    n = columns.stop - columns.start
+def _blocks(n, size):
+    """The columns 0..n-1 cut up evenly into slices of at most `size`."""
     count = -(-n // size)
-    edges = [columns.start + n * j // count for j in range(count + 1)]
-    return [slice(first, end) for first, end in zip(edges, edges[1:])]
+    return [slice(n * j // count, n * (j + 1) // count) for j in range(count)]
 
 
-def _spread(function, blocks, threads=None):
+def _spread(function, blocks, threads):
     """function(block) for every block, in order, on as many threads as there are cores or as are asked for."""
     if threads is None:
         threads = _free_cores()
-    _check_count('the call', 'threads', threads, 1)
+    _check_count('threads', threads, 1)
     _keep_freed_memory()
     threads = min(len(blocks), threads)
     errors = np.geterr()
@@ -1238,7 +1199,7 @@ def _spread(function, blocks, threads=None):
         try:
             own = function(blocks[j])
         finally:
-            concurrent.futures.wait(others)            # also if this block fails, so that nothing goes on behind
+            concurrent.futures.wait(others)            # also if this block fails, so that nothing is left running
         yield own
         for other in others:
             yield other.result()
@@ -1246,7 +1207,7 @@ def _spread(function, blocks, threads=None):
 
 @functools.cache
 def _thread_pool(threads, process):
-    """The threads for this process: one that was forked off does not inherit them. Starting them takes 0.3 ms."""
+    """The threads of this process, whose fork would not inherit them. Starting them takes 0.3 ms."""
     return concurrent.futures.ThreadPoolExecutor(threads, 'cnn_lenet')
 
 
@@ -1297,7 +1258,7 @@ def _one_blas_thread():
 
 @functools.cache
 def _blas_threads():
-    """The functions of NumPy's OpenBLAS that tell and set its number of threads; None if NumPy has another BLAS."""
+    """The functions of NumPy's OpenBLAS that get and set its number of threads; None if NumPy has another BLAS."""
     library = ctypes.CDLL(np.linalg._umath_linalg.__file__)      # loaded already, and linked with BLAS
     for name in ('scipy_openblas_{}_num_threads64_', 'openblas_{}_num_threads64_', 'openblas_{}_num_threads'):
         if hasattr(library, name.format('set')):
