@@ -51,7 +51,7 @@ MNIST_FILE = pathlib.Path(__file__).resolve().parent / 'mnist_all.mat'
 
 
 def load_mnist(fullset=True, dtype=np.float64, rng=np.random):
-    """Load MNIST from `mnist_all.mat`, which lies beside this module, and shuffle it (section 6).
+    """Load MNIST from `mnist_all.mat` in the folder of this module, and shuffle it (section 6).
 
     fullset  True for all images; False for the first twentieth of each of the three parts
     dtype    float type of the images
@@ -86,7 +86,7 @@ def _read_mnist_file():
                 if images.shape != (count, 784) or images.dtype != np.uint8:
                     raise ValueError('these are other images')
                 parts.append((images, np.repeat(np.arange(10), [len(rows) for rows in digits])))
-        except Exception:  # scipy raises whatever a damaged file happens to trip over
+        except Exception:  # scipy raises all sorts of errors on a damaged file
             raise ValueError(f'{MNIST_FILE}: damaged, or not MNIST; expected a MAT-file with train0..train9 (60,000 '
                              'images) and test0..test9 (10,000), uint8, one row of 784 pixels per image') from None
     return parts
@@ -275,8 +275,8 @@ def _conv_w_grad(x, diff, layer):
     if not _has_long_rows(x, layer):
         windows, = _window_parts(x, layer)                                       # (h_out, w_out, k*k*c, n)
         return (windows @ diff.swapaxes(2, 3)).sum(axis=(0, 1))
-    # The same sum with one product for all windows side by side, which takes 3 % off an iteration. rows[r] holds what
-    # those windows have of row r of the image; row a of the windows (i, 0), (i, 1), ... is in rows[a + stride * i].
+    # The same sum, with one product for all windows side by side, which saves 3 % of an iteration. rows[r] holds the
+    # k*c numbers of each window in row r of the image; row a of the windows at height i is in rows[a + stride * i].
     x = _padded(x, layer['pad'])
     rows = np.stack([x[:, b:b + stride * w_out:stride].swapaxes(1, 2) for b in range(k)], axis=1)
     rows = rows.reshape(x.shape[0], -1, w_out * n)                               # (h, k*c, w_out*n)
@@ -291,8 +291,8 @@ def _conv_input_od(w, diff, layer, height, width):
     c = w.shape[0] // k ** 2
     od = np.zeros((height + 2 * pad, width + 2 * pad, c, n), np.result_type(w, diff))
     places = _places(layer, h_out, w_out)
-    # One product for each row of the kernel, not for each position in it: 10 % of an iteration with OpenBLAS's AVX2
-    # kernels, 1 % with its AVX-512 kernels.
+    # One product for each row of the kernel, not for each position in it, saves 10 % of an iteration with OpenBLAS's
+    # AVX2 kernels, 1 % with its AVX-512 kernels.
     for a, row in enumerate(w.reshape(k, k * c, num)):
         values = (row @ diff).reshape(h_out, w_out, k, c, n)
         for b in range(k):
@@ -337,7 +337,7 @@ def _padded(x, pad):
 
 
 def _groups(layer, c):
-    """(channels, filters) of each group, as slices: group g's filters see group g's channels alone."""
+    """(channels, filters) of each group, as slices: group g's filters see only group g's channels."""
     _check_group(layer, c)
     c, num = c // layer['group'], layer['num'] // layer['group']
     return [(slice(g * c, (g + 1) * c), slice(g * num, (g + 1) * num)) for g in range(layer['group'])]
@@ -408,11 +408,11 @@ def pooling_layer_backward(output, input, layer):
     h_out, w_out, c, n = largest.shape
     diff = _diff(output, h_out * w_out * c, n).reshape(largest.shape)
     od = np.zeros(x.shape, diff.dtype)
-    waiting = np.ones(diff.shape, bool)                # windows whose largest element is still to come
+    waiting = np.ones(diff.shape, bool)                # windows whose largest element has not been met yet
     for place in _places(layer, h_out, w_out):
         chosen = (x[place] == largest) & waiting
         waiting ^= chosen
-        if layer['stride'] >= layer['k']:              # nothing to add up, as no windows overlap: 3 % of an iteration
+        if layer['stride'] >= layer['k']:              # no overlap, so nothing to add up: saves 3 % of an iteration
             np.multiply(diff, chosen, out=od[place])
         else:
             od[place] += diff * chosen
@@ -620,7 +620,7 @@ def conv_net(params, layers, data, labels, threads=None):
 
     cost, right, param_grad = 0, 0, None
     with _one_blas_thread():
-        # In the order of the columns, whichever thread is first: same seed, same digits.
+        # Added up in the order of the columns, whichever thread finishes first: same seed, same digits.
         for block_cost, block_right, block_grad in _spread(block_sums, _blocks(n, 32), threads):
             cost, right = cost + block_cost, right + block_right
             param_grad = block_grad if param_grad is None else {
@@ -741,8 +741,8 @@ def check_gradients(params, layers, data, labels, count=10, rng=None, h=1e-7):
     h       the small step
 
     Returns a dict: for every layer i that has parameters its largest error, max |exact - approximate| over the entries
-    of w and b, relative to the largest of them. Right gradients give 1e-6 or less. If all of them are 0, which shows
-    nothing, it is nan. Computed in float64.
+    of w and b, relative to the largest of them. Right gradients give 1e-6 or less. If all of them are 0, which proves
+    nothing, the error is nan. Computed in float64.
     """
     rng = np.random.RandomState(0) if rng is None else rng
     params = {i: {key: np.array(value, np.float64) for key, value in param.items()} for i, param in params.items()}
@@ -772,7 +772,7 @@ def check_gradients(params, layers, data, labels, count=10, rng=None, h=1e-7):
 # ---------------------------------------------------------------------------------------------------------------
 
 # A MAT-file begins with 116 bytes of free text, which MATLAB, Octave and scipy skip. Ours holds the digest of
-# everything else in the file, so that a damaged file is recognised before anything in it is believed.
+# everything else in the file, so that a damaged file is recognised before anything in it is trusted.
 _HEADER = b'MATLAB 5.0 MAT-file, LeNet in NumPy, sha256 '
 _DIGEST = slice(len(_HEADER), len(_HEADER) + 64)
 
@@ -815,7 +815,7 @@ def load_params(path):
         layout = json.loads(str(variables.pop('numpy_layout', ['{}'])[0]))
         extra = {name: _from_mat(value, name, layout) for name, value in variables.items() if not name.startswith('__')}
         return {i: _as_param(param) for i, param in extra.pop('params').items()}, extra
-    except Exception as error:  # scipy raises whatever a foreign file happens to trip over
+    except Exception as error:  # scipy raises all sorts of errors on foreign files
         raise ValueError(f'{path}: not a saved model, a MAT-file in which params{{i}} has w (rows, num) and b (num); '
                          f'{type(error).__name__}: {error}') from None
 
@@ -828,7 +828,7 @@ def _digest(content):
 def _to_mat(value, name, layout):
     """A value as scipy saves it: dicts with the keys 1..m as cell arrays, other dicts as structs.
 
-    A MAT-file has no arrays of one dimension and one order in memory, so `layout` notes what each array had.
+    A MAT-file knows neither arrays of one dimension nor C and Fortran order: `layout` keeps both for each array.
     """
     if isinstance(value, dict) and value and all(isinstance(key, (int, np.integer)) for key in value):
         if sorted(value) != list(range(1, len(value) + 1)):
@@ -927,8 +927,8 @@ def _lock(file):
 # What is checked
 #
 # A reader who skips this section misses the rules that layers, parameters, data and labels follow, and what the network
-# expects of a layer function. Nothing is computed here. Checked is what would give a wrong result without an error, or
-# an error that comes late or says little.
+# expects of a layer function. Nothing is computed here. The checks are for what would otherwise give a wrong result
+# silently, or an error that comes late or says little.
 # ---------------------------------------------------------------------------------------------------------------
 
 # The keys that each type of layer needs, and the least value that makes sense.
@@ -979,7 +979,7 @@ def _check_init_types(layers):
 
 
 def _check_windows(height, width, layer):
-    """Windows tile the padded height and width; integer division would hide that something is left over."""
+    """Windows tile the padded height and width; integer division would hide a remainder."""
     k, stride, pad = layer['k'], layer['stride'], layer['pad']
     if layer.get('type') == 'POOLING' and pad:
         raise ValueError(f"pooling has pad = {pad}; expected 0: the handout's pooling has no padding")
@@ -1048,7 +1048,7 @@ def _check_network(params, layers, data):
 
 
 def _check_batch(layers, data, labels):
-    """A minibatch has the size that the network states. Returns the labels as `_check_labels` does."""
+    """There are as many columns as layers[1] says, and a label for each. Returns the labels as `_check_labels` does."""
     n, expected = data.shape[1], layers[1]['batch_size']
     if n != expected:
         raise ValueError(f"data has {n} columns; expected layers[1]['batch_size'] = {expected}")
@@ -1075,7 +1075,7 @@ def _check_loss(wb, X, K):
 
 
 def _check_solver(params, param_winc, param_grad):
-    """The three have the same keys and arrays of the same shapes; one element would be stretched to any shape."""
+    """The three have the same keys and shapes: NumPy would stretch an array of one element to any shape."""
     for name, tree in (('params', params), ('param_winc', param_winc), ('param_grad', param_grad)):
         if not isinstance(tree, dict):
             raise ValueError(f'{name} is {_brief(tree)}; expected a dict')
@@ -1137,7 +1137,7 @@ def _check_array(i, layer, direction, name, found, shape):
 
 def _check_numbers(i, layer, direction, found, *given):
     """The arrays in `found` are finite, if all that the function was given is of moderate size. (What comes of huge
-    numbers is not its fault: training has diverged, as the cost shows.)"""
+    numbers is not the function's fault: training has diverged, as the cost shows.)"""
     def arrays(structure):
         return [value for value in (structure or {}).values() if isinstance(value, np.ndarray) and value.size]
 
@@ -1180,7 +1180,7 @@ def _blocks(n, size):
 
 
 def _spread(function, blocks, threads):
-    """function(block) for every block, in order, on as many threads as there are cores or as are asked for."""
+    """function(block) for every block, in order, on so many threads, one per core if `threads` is None."""
     if threads is None:
         threads = _free_cores()
     _check_count('threads', threads, 1)
@@ -1207,7 +1207,7 @@ def _spread(function, blocks, threads):
 
 @functools.cache
 def _thread_pool(threads, process):
-    """The threads of this process, whose fork would not inherit them. Starting them takes 0.3 ms."""
+    """Threads that stay, as starting them takes 0.3 ms. process: its number, since a fork does not inherit threads."""
     return concurrent.futures.ThreadPoolExecutor(threads, 'cnn_lenet')
 
 
@@ -1223,7 +1223,7 @@ def _keep_freed_memory():
 
 
 def _free_cores():
-    """How many threads of ours the machine has room for: all cores, unless BLAS takes them."""
+    """The number of cores we may use, or 1 if we cannot keep BLAS from using them all itself."""
     if _blas_threads() is None:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
@@ -1235,8 +1235,8 @@ _blas_state = {'users': 0, 'before': None}             # how many calls are at w
 
 @contextlib.contextmanager
 def _one_blas_thread():
-    """Within this block BLAS uses one thread, since its threads on top of ours are slower than either: 32 to 58 ms for
-    a minibatch in place of 15 to 20. Afterwards it has as many as before, whoever else is within such a block."""
+    """Within this block BLAS uses one thread, since its threads on top of ours are slower than either alone: 32 to
+    58 ms for a minibatch instead of 15 to 20. Afterwards it has as many as before, even where such blocks overlap."""
     functions = _blas_threads()
     if functions is None:
         yield
