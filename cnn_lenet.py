@@ -1103,7 +1103,8 @@ def _check_forward(i, layer, output, shape, n):
     """A forward function returned a structure of this shape (h, w, c) for n images. Returns it."""
     keys = 'height', 'width', 'channel', 'batch_size', 'data'
     if not isinstance(output, dict) or not output.keys() >= set(keys):
-        found = f'a dict without {sorted(set(keys) - output.keys())}' if isinstance(output, dict) else _brief(output)
+        missing = [key for key in keys if isinstance(output, dict) and key not in output]
+        found = f'a dict without {", ".join(map(repr, missing))}' if missing else _brief(output)
         raise _wrong_return(i, layer, 'forward', found, f'a dict with {", ".join(keys)}')
     h, w, c = shape
     found = output['height'], output['width'], output['channel'], output['batch_size']

@@ -106,7 +106,7 @@ def train(run, flags, data, console):
             rate = get_lr(run.iteration, epsilon, gamma, power)
             if not math.isfinite(cp['cost']):           # nothing is saved, which leaves the last good snapshot
                 sys.exit(f"testLeNet.py: error: the cost is {cp['cost']} at iteration {run.iteration + 1}, with "
-                         f'learning rate {rate:g}: training has diverged; a smaller epsilon may help')
+                         f'learning rate {rate:g}: {why_not_finite(run)}')
             run.params, run.param_winc = sgd_momentum(rate * w_lr, rate * b_lr, mu, weight_decay,
                                                       run.params, run.param_winc, param_grad)
             run.order = order                           # only now: after an error above the run is as it was before
@@ -139,6 +139,13 @@ def train(run, flags, data, console):
 def accuracy(run, flags, xtest, ytest):
     """Share of the test images that the network gets right."""
     return float(np.mean(predict(run.params, run.layers, xtest, flags.threads).argmax(axis=0) == ytest))
+
+
+def why_not_finite(run):
+    """What may have brought about a cost that is not a finite number, when no layer function is to blame."""
+    if all(np.isfinite(value).all() for param in run.params.values() for value in param.values()):
+        return 'training has diverged; a smaller epsilon may help'
+    return 'sgd_momentum (Q7) has returned parameters that are nan or infinite'
 
 
 def end_early(run, first, flags, console):

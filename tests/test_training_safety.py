@@ -444,6 +444,14 @@ def test_a_cost_that_is_not_finite_ends_the_training_and_keeps_the_last_model(qu
     assert Path('lenet.mat').read_bytes() == before
 
 
+def test_parameters_that_are_nan_are_blamed_on_the_solver(quick, monkeypatch):
+    broken = {i: {key: value * np.nan for key, value in param.items()} for i, param in
+              testLeNet.init_convnet(testLeNet.get_lenet(), np.float32, np.random.RandomState(0)).items()}
+    monkeypatch.setattr(testLeNet, 'sgd_momentum', lambda *given: (broken, given[5]))
+    assert quick('--max-iter', 9) == ('testLeNet.py: error: the cost is nan at iteration 2, with learning rate '
+                                      '0.00999925: sgd_momentum (Q7) has returned parameters that are nan or infinite')
+
+
 def test_a_run_that_diverges_is_one_line_of_error(tmp_path):
     process = run(tmp_path, '--max-iter', 50, code='import testLeNet\ntestLeNet.epsilon = 1e9\ntestLeNet.main()')
     assert_one_line_of_error(process, 'at iteration', 'learning rate 9.99', 'cost is', 'diverged')
