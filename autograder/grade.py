@@ -1,34 +1,38 @@
 """Grade a submission of the programming questions Q1-Q7, with the handout's points.
 
-    python grade.py hw7.tar              a tar as section 9 of the handout describes it, a folder, or a cnn_lenet.py
-    python grade.py hw7.tar -A           the last line is Autolab's autoresult
-    python grade.py --help               all flags
+    python grade.py hw7.tar                     a tar as section 9 of the handout describes it, a zip, a folder, or a
+                                                cnn_lenet.py
+    python grade.py hw7.tar -A                  the last line is Autolab's autoresult
+    python grade.py FOLDER --csv scores.csv     all submissions in a folder
+    python grade.py --help                      all flags
 
-The submission runs in processes of its own (worker.py), which are sent arguments and send back what the functions
-return. Right answers are worked out here and compared here; the submission never sees them.
+A submission runs in a cage (cage.py): a process that is sent arguments and sends back what the functions return. Right
+answers are worked out here and compared here; the submission never sees them.
 """
 
 import argparse
-import bz2
+import collections
 import contextlib
-import ctypes
-import gzip
+import csv
 import io
 import json
-import lzma
 import os
 import secrets
-import select
 import signal
-import site
-import subprocess
+import stat
 import sys
-import tarfile
 import tempfile
 import time
 from pathlib import Path
 
+if __name__ == '__main__':
+    sys.dont_write_bytecode = True
+
 import numpy as np
+import numpy.random  # here and not when it is first used: by then a submission has run
+
+import archive
+import cage
 
 QUESTIONS = {
     'Q1': ('pooling_layer_forward', 20),
@@ -39,48 +43,81 @@ QUESTIONS = {
     'Q6': ('inner_product_backward', 10),
     'Q7': ('sgd_momentum', 7),
 }
-MAX_SOURCE = 2 ** 20             # bytes of a cnn_lenet.py
-MAX_TAR = 50 * 2 ** 20           # bytes of a tar, unpacked
-MAX_MEMBERS = 1000               # files in a tar
-MAX_ANSWER = 64 * 2 ** 20        # bytes of an answer
-TYPES = {'<f8', '<f4', '<i8', '<i4', '|u1', '|b1'}
 
 
 def main(argv=None):
     """Grade, print, write. Exit status 0 if the grading worked, whatever the score; 2 for a wrong call."""
     flags = get_parser().parse_args(argv)
-    with contextlib.suppress(Exception):
-        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)                    # PR_SET_DUMPABLE: keep others out of our /proc
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))       # so that what has been started is cleaned up
-    seed = secrets.randbelow(2 ** 32) if flags.seed is None else flags.seed
+    sys.stdout.reconfigure(errors='backslashreplace')
+    sys.stderr.reconfigure(errors='backslashreplace')
     try:
-        source, problem = read_submission(Path(flags.submission)), None
-    except ValueError as error:
-        source, problem = None, str(error)
-    grade = grade_source(source, seed, flags.timeout, flags.memory) if source is not None else all_failed(problem)
-    text = report(grade, seed, problem)
+        if flags.csv:
+            grade_class(flags)
+        else:
+            grade_one(flags)
+    except cage.Broken as error:
+        sys.exit(f'grade.py: error: no process for the submission: {printable(str(error))}')
+    except OSError as error:
+        sys.exit(f'grade.py: error: {printable(error.strerror or str(error))}: {printable(str(error.filename))}')
+
+
+def grade_one(flags):
+    seed = random_seed() if flags.seed is None else flags.seed
+    result = grade(Path(flags.submission), seed, flags)
+    name_missing(result.missing)
+    text = report(result, seed)
     print(text, flush=True)
     if flags.gradescope:
-        write_gradescope(flags.gradescope, grade, text)
+        write_whole(flags.gradescope, gradescope_results(result, text))
     if flags.autolab:
-        scores = {question: score for question, (score, _) in grade.items()}
-        # Where output goes to a file, a submission may have opened that file and written beyond our end of it.
-        with contextlib.suppress(OSError):
-            os.lseek(sys.stdout.fileno(), 0, os.SEEK_END)
-        print(json.dumps({'scores': scores, 'scoreboard': [total(grade)]}), flush=True)
+        scores = {question: score for question, (score, _) in result.scores.items()}
+        print(json.dumps({'scores': scores, 'scoreboard': [total(result)]}), flush=True)
+
+
+def grade_class(flags):
+    """Grade every submission in a folder. The table is written at the end, or with what there is when stopped."""
+    folder = Path(flags.submission)
+    names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(('.', '__MACOSX')))
+    rows, missing = [], []
+    try:
+        for count, name in enumerate(names, 1):
+            seed = random_seed() if flags.seed is None else flags.seed
+            result = grade(folder / name, seed, flags)
+            if not missing:
+                missing = result.missing
+                name_missing(missing)
+            rows.append([printable(name), *(score for score, _ in result.scores.values()), total(result),
+                         remark(result)])
+            print(f'{count} of {len(names)}  {printable(name)}  {total(result)}', file=sys.stderr, flush=True)
+    finally:
+        table = io.StringIO()
+        csv.writer(table, lineterminator='\n').writerows([['submission', *QUESTIONS, 'total', 'remark'], *rows])
+        write_whole(flags.csv, table.getvalue())
+
+
+def name_missing(missing):
+    for means in missing:
+        print(f'grade.py: not on this system: {printable(means)}', file=sys.stderr, flush=True)
+
+
+def random_seed():
+    return secrets.randbelow(2 ** 32)
 
 
 def get_parser():
     parser = argparse.ArgumentParser(prog='grade.py', description='Grade the programming questions of homework 7.')
     parser.add_argument('submission', type=existing, metavar='SUBMISSION',
-                        help='hw7.tar, a folder with cnn_lenet.py, or a cnn_lenet.py')
+                        help='hw7.tar or a zip, a folder with cnn_lenet.py, or a cnn_lenet.py')
+    parser.add_argument('--csv', metavar='FILE',
+                        help='SUBMISSION is a folder of submissions: grade them all, write a line each to FILE')
     parser.add_argument('--seed', type=seed_number, metavar='N', help='repeat the inputs of an earlier grading')
     parser.add_argument('-A', '--autolab', action='store_true', help="print Autolab's autoresult as the last line")
     parser.add_argument('--gradescope', metavar='FILE', help="also write Gradescope's results.json")
     parser.add_argument('--timeout', type=positive, default=30, metavar='SECONDS',
                         help='time for a question (default: 30)')
     parser.add_argument('--memory', type=positive, default=2000, metavar='MB',
-                        help='memory for a submission (default: 2000)')
+                        help='memory for a process of a submission (default: 2000)')
     return parser
 
 
@@ -92,9 +129,9 @@ def existing(path):
 
 def positive(text):
     with contextlib.suppress(ValueError):
-        if int(text) >= 1:
+        if 1 <= int(text) <= 10 ** 6:
             return int(text)
-    raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 1')
+    raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1 to 1000000')
 
 
 def seed_number(text):
@@ -105,195 +142,221 @@ def seed_number(text):
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Reading a submission: one cnn_lenet.py, out of whatever was handed in
-# ---------------------------------------------------------------------------------------------------------------
-
-
-def read_submission(path):
-    """The bytes of the one cnn_lenet.py. Raises ValueError if there is none, or the submission is not acceptable."""
-    if path.is_dir():
-        found = [file for file in (path / 'cnn_lenet.py', path / 'hw7' / 'cnn_lenet.py') if os.path.lexists(file)]
-        if len(found) != 1:
-            raise ValueError(f'the folder holds {len(found)} files cnn_lenet.py; expected one')
-        path = found[0]
-        if path.is_symlink() or not path.is_file():
-            raise ValueError('cnn_lenet.py is a link or no file; expected an ordinary file')
-    if not path.is_file():
-        raise ValueError('the submission is no ordinary file or folder')
-    if path.suffix != '.py':
-        return read_tar(path)
-    return checked_size(path.stat().st_size, path.read_bytes)
-
-
-def read_tar(path):
-    """cnn_lenet.py out of a tar. Nothing is unpacked to disk, and no more than MAX_TAR bytes are read."""
-    content = unpacked(path)
-    sources = []
-    try:
-        with tarfile.open(fileobj=io.BytesIO(content), mode='r:') as tar:
-            for count, member in enumerate(tar):
-                if count >= MAX_MEMBERS:
-                    raise ValueError(f'the tar holds more than {MAX_MEMBERS} files')
-                check_member(member)
-                parts = [part for part in member.name.split('/') if part != '.']
-                if member.isreg() and parts in (['cnn_lenet.py'], ['hw7', 'cnn_lenet.py']):
-                    sources.append(checked_size(member.size, tar.extractfile(member).read))
-    except (tarfile.TarError, EOFError, OverflowError, UnicodeError) as error:
-        raise ValueError(f'not a readable tar file ({error})') from None
-    if len(sources) != 1:
-        raise ValueError(f'the tar holds {len(sources)} files cnn_lenet.py (in hw7/ or at the top); expected one')
-    return sources[0]
-
-
-def unpacked(path):
-    """The tar's bytes, decompressed if it is compressed."""
-    with open(path, 'rb') as file:
-        start = file.read(6)
-    openers = [opener for magic, opener in ((b'\x1f\x8b', gzip.open), (b'BZh', bz2.open), (b'\xfd7zXZ', lzma.open))
-               if start.startswith(magic)]
-    try:
-        with (openers or [open])[0](path, 'rb') as file:
-            content = file.read(MAX_TAR + 1)
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise ValueError(f'not a readable tar file ({error})') from None
-    if len(content) > MAX_TAR:
-        raise ValueError(f'the tar unpacks to more than {MAX_TAR // 2 ** 20} MB')
-    return content
-
-
-def check_member(member):
-    if member.name.startswith('/') or '..' in member.name.split('/'):
-        raise ValueError(f'the tar holds the path {member.name[:100]!r}; expected paths inside the folder hw7')
-    if not (member.isreg() or member.isdir()) or member.issparse():
-        raise ValueError(f'{member.name[:100]!r} in the tar is a link, a device or the like; expected ordinary files')
-    if member.size > MAX_TAR:
-        raise ValueError(f'{member.name[:100]!r} in the tar has {member.size} bytes')
-
-
-def checked_size(size, read):
-    if size > MAX_SOURCE:
-        raise ValueError(f'cnn_lenet.py has {size} bytes; expected at most {MAX_SOURCE}')
-    return read()
-
-
-# ---------------------------------------------------------------------------------------------------------------
 # Right answers: plain loops, one image, one window at a time
 # ---------------------------------------------------------------------------------------------------------------
 
 
 def structure(data, h, w, c):
-    return {'height': h, 'width': w, 'channel': c, 'batch_size': data.shape[1], 'data': data}
+    return {'data': data, 'height': h, 'width': w, 'channel': c, 'batch_size': data.shape[1]}
 
 
-def pool(x, layer, diff=None):
-    """Max pooling of the structure x; with diff, the gradient with respect to its data instead."""
-    h, w, c, n = (x[key] for key in ('height', 'width', 'channel', 'batch_size'))
-    k, s = layer['k'], layer['stride']
-    h_out, w_out = (h - k) // s + 1, (w - k) // s + 1
-    image, od, out = x['data'].reshape(h, w, c, n), np.zeros((h, w, c, n)), np.zeros((h_out, w_out, c, n))
-    channels, images = np.meshgrid(np.arange(c), np.arange(n), indexing='ij')
-    for i in range(h_out):
-        for j in range(w_out):
-            window = image[i * s:i * s + k, j * s:j * s + k].reshape(k * k, c, n)
-            out[i, j] = window.max(axis=0)
-            if diff is not None:
-                row, column = np.divmod(window.argmax(axis=0), k)
-                od[i * s + row, j * s + column, channels, images] += diff.reshape(out.shape)[i, j]
-    return structure(out.reshape(-1, n), h_out, w_out, c) if diff is None else od.reshape(-1, n)
+def windows(x, layer):
+    """(image, output row, output column, first input row, first input column) of every window of the structure x."""
+    k, stride = layer['k'], layer['stride']
+    for n in range(x['batch_size']):
+        for i in range((x['height'] - k) // stride + 1):
+            for j in range((x['width'] - k) // stride + 1):
+                yield n, i, j, i * stride, j * stride
 
 
-def relu(x):
-    return {**x, 'data': np.where(x['data'] > 0, x['data'], 0.0)}
+def feature_map(x, key='data'):
+    return x[key].reshape(x['height'], x['width'], x['channel'], x['batch_size'])
 
 
-def inner_product(x, param):
-    return structure(param['w'].T @ x['data'] + param['b'][:, None], 1, 1, len(param['b']))
+def pooling_forward(x, layer):
+    k, stride, c, n = layer['k'], layer['stride'], x['channel'], x['batch_size']
+    h_out, w_out = (x['height'] - k) // stride + 1, (x['width'] - k) // stride + 1
+    out = np.zeros((h_out, w_out, c, n))
+    for n, i, j, row, column in windows(x, layer):
+        out[i, j, :, n] = feature_map(x)[row:row + k, column:column + k, :, n].max(axis=(0, 1))
+    return structure(out.reshape(h_out * w_out * c, -1), h_out, w_out, c)
 
 
-def sgd(w_rate, b_rate, mu, decay, params, param_winc, param_grad):
+def pooling_backward(output, x, layer):
+    k, diff = layer['k'], feature_map(output, 'diff')
+    od = np.zeros(feature_map(x).shape)
+    for n, i, j, row, column in windows(x, layer):
+        for channel in range(x['channel']):
+            window = feature_map(x)[row:row + k, column:column + k, channel, n]
+            a, b = np.unravel_index(window.argmax(), window.shape)
+            od[row + a, column + b, channel, n] += diff[i, j, channel, n]
+    return od.reshape(x['data'].shape)
+
+
+def relu_forward(x):
+    out = x['data'].copy()
+    for n in range(x['batch_size']):
+        out[x['data'][:, n] <= 0, n] = 0
+    return {**x, 'data': out}
+
+
+def relu_backward(output, x):
+    od = output['diff'].copy()
+    for n in range(x['batch_size']):
+        od[x['data'][:, n] <= 0, n] = 0
+    return od
+
+
+def inner_product_forward(x, param):
+    out = np.zeros((len(param['b']), x['batch_size']))
+    for n in range(x['batch_size']):
+        out[:, n] = param['w'].T @ x['data'][:, n] + param['b']
+    return structure(out, 1, 1, len(param['b']))
+
+
+def inner_product_backward(output, x, param):
+    param_grad = {'w': np.zeros(param['w'].shape), 'b': np.zeros(param['b'].shape)}
+    input_od = np.zeros(x['data'].shape)
+    for n in range(x['batch_size']):
+        diff = output['diff'][:, n]
+        param_grad['w'] += np.outer(x['data'][:, n], diff)
+        param_grad['b'] += diff
+        input_od[:, n] = param['w'] @ diff
+    return param_grad, input_od
+
+
+def sgd_momentum(w_rate, b_rate, mu, decay, params, param_winc, param_grad):
     """Eqs. (9), (10) and (13)."""
     new_params, new_winc = {}, {}
     for i in params:
         theta = {'w': mu * param_winc[i]['w'] + w_rate * (param_grad[i]['w'] + decay * params[i]['w']),
                  'b': mu * param_winc[i]['b'] + b_rate * param_grad[i]['b']}
         new_params[i], new_winc[i] = {key: params[i][key] - theta[key] for key in 'wb'}, theta
-    return [new_params, new_winc]
+    return new_params, new_winc
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Cases: what a function is called with, and what it should return
+#
+# No case may be passed by a wrong formula that agrees with the right one in that case: no batch of one image, no window
+# of one element, no rate of 0. Nothing that makes a difference to a wrong solution is left to the seed. And no gradient
+# may be had by finite differences of one's own forward function: the last image of a backward function's input is made
+# so large, or so close to a kink, that a step of 1e-6 or any other size does not give it.
 # ---------------------------------------------------------------------------------------------------------------
 
-POOLINGS = [(24, 24, 20, 2, 2, 2), (8, 8, 50, 2, 2, 2), (5, 7, 3, 4, 3, 2), (6, 4, 2, 3, 3, 1), (9, 6, 4, 1, 3, 3)]
-RELUS = [(1, 1, 500, 2), (4, 5, 3, 6), (3, 2, 4, 1)]
-INNER_PRODUCTS = [(4, 4, 50, 2, 500), (2, 3, 2, 5, 4), (3, 2, 1, 1, 6), (1, 1, 20, 3, 10)]
-SOLVERS = [(0.01, 0.02, 0.9, 0.0005), (0.1, 0.03, 0.5, 0.2), (0.5, 0.25, 0.95, 0.0)]
+# arguments and expected are dicts with the names of what they hold; expected has one value for each that is returned.
+Case = collections.namedtuple('Case', 'title arguments expected')
+
+THE_RESULT = 'the result'                # of a function that returns one value
+LARGE = 1e12                             # 1 and this are different sizes in single precision, too
+
+POOLINGS = [(24, 24, 20, 2, 2, 2), (8, 8, 50, 2, 2, 2), (5, 7, 3, 4, 3, 2), (10, 7, 2, 3, 4, 3), (8, 11, 4, 3, 2, 3)]
+RELUS = [(1, 1, 500, 2, 1), (4, 5, 3, 6, -1), (3, 2, 4, 3, 1)]
+INNER_PRODUCTS = [(4, 4, 50, 2, 500), (2, 3, 2, 5, 4), (3, 2, 1, 3, 6), (1, 1, 20, 3, 10)]
+SOLVERS = [(0.1, 0.3, 0.9, 0.5), (0.5, 0.2, 0.4, 0.3), (0.25, 0.75, 0.6, 0.8)]
 
 
 def make_cases(question, rng):
-    """[(title, arguments, expected, probe)]; probe(name, index) is a finite difference, None for a forward function."""
-    return {'Q1': pooling_cases, 'Q4': pooling_cases, 'Q2': relu_cases, 'Q5': relu_cases, 'Q3': inner_product_cases,
-            'Q6': inner_product_cases, 'Q7': solver_cases}[question](rng, question in ('Q4', 'Q5', 'Q6'))
+    """The cases of a question, drawn from rng."""
+    return {'Q1': pooling_forward_cases, 'Q2': relu_forward_cases, 'Q3': inner_product_forward_cases,
+            'Q4': pooling_backward_cases, 'Q5': relu_backward_cases, 'Q6': inner_product_backward_cases,
+            'Q7': solver_cases}[question](rng)
 
 
-def pooling_cases(rng, backward):
+def pooling_inputs(rng):
+    """(title, input, layer). No window has a tie, the first image is negative, and where windows overlap the largest
+    value of every map lies in all of four windows."""
+    for h, w, c, n, k, stride in POOLINGS:
+        size = h * w * c * n
+        image = (rng.permutation(size) - 0.8 * size).reshape(h, w, c, n)
+        image[..., 0] -= size
+        for channel in range(c):
+            for number in range(n):
+                map_ = image[:, :, channel, number]
+                place = np.unravel_index(map_.argmax(), map_.shape)
+                map_[place], map_[stride, stride] = map_[stride, stride], map_[place]
+        x = structure(0.01 * image.reshape(h * w * c, n), h, w, c)
+        yield (f'input {h} x {w} x {c}, batch {n}, k = {k}, stride = {stride}', x,
+               {'type': 'POOLING', 'k': k, 'stride': stride, 'pad': 0})
+
+
+def pooling_forward_cases(rng):
+    return [Case(title, {'input': x, 'layer': layer}, {THE_RESULT: pooling_forward(x, layer)})
+            for title, x, layer in pooling_inputs(rng)]
+
+
+def pooling_backward_cases(rng):
     cases = []
-    for h, w, c, n, k, s in POOLINGS:
-        # No two values are equal, so that no window has a tie; most are negative, so that 0 is no maximum.
-        data = (rng.permutation(h * w * c * n).reshape(h * w * c, n) - 0.8 * h * w * c * n) * 0.01
-        x, layer = structure(data, h, w, c), {'type': 'POOLING', 'k': k, 'stride': s, 'pad': 0}
-        title = f'input {h} x {w} x {c}, batch {n}, k = {k}, stride = {s}'
-        cases.append(case(title, rng, backward, [x, layer], lambda x, layer=layer: pool(x, layer),
-                          lambda diff, x=x, layer=layer: pool(x, layer, diff)))
+    for title, x, layer in pooling_inputs(rng):
+        x['data'][::2, -1] *= LARGE
+        output = with_diff(pooling_forward(x, layer), rng)
+        cases.append(Case(title, {'output': output, 'input': x, 'layer': layer},
+                          {THE_RESULT: pooling_backward(output, x, layer)}))
     return cases
 
 
-def relu_cases(rng, backward):
+def relu_inputs(rng):
+    """(title, input). Half of the values are negative; none is near the kink at 0.
+
+    The sign of the first is fixed: np.vectorize takes its type from it.
+    """
+    for h, w, c, n, first_sign in RELUS:
+        signs = rng.permutation(np.arange(h * w * c * n) % 2 * 2 - 1.0)
+        signs *= first_sign * signs[0]
+        data = (0.1 + rng.rand(signs.size)) * signs
+        yield f'input {h} x {w} x {c}, batch {n}', structure(data.reshape(h * w * c, n), h, w, c)
+
+
+def relu_forward_cases(rng):
+    return [Case(title, {'input': x, 'layer': {'type': 'RELU'}}, {THE_RESULT: relu_forward(x)})
+            for title, x in relu_inputs(rng)]
+
+
+def relu_backward_cases(rng):
     cases = []
-    for h, w, c, n in RELUS:
-        data = (0.1 + rng.rand(h * w * c, n)) * rng.choice([-1, 1], (h * w * c, n))      # none near the kink at 0
-        x = structure(data, h, w, c)
-        cases.append(case(f'input {h} x {w} x {c}, batch {n}', rng, backward, [x, {'type': 'RELU'}], relu,
-                          lambda diff, data=data: diff * (data > 0)))
+    for title, x in relu_inputs(rng):
+        x['data'][::2, -1] *= LARGE
+        x['data'][1::2, -1] /= LARGE
+        output = with_diff(relu_forward(x), rng)
+        cases.append(Case(title, {'output': output, 'input': x, 'layer': {'type': 'RELU'}},
+                          {THE_RESULT: relu_backward(output, x)}))
     return cases
 
 
-def inner_product_cases(rng, backward):
-    cases = []
+def inner_product_inputs(rng):
+    """(title, input, layer, param)."""
     for h, w, c, n, num in INNER_PRODUCTS:
-        x = structure(rng.randn(h * w * c, n), h, w, c)
-        param = {'w': rng.randn(h * w * c, num), 'b': rng.randn(num)}
-        layer = {'type': 'IP', 'num': num, 'init_type': 'uniform'}
-        cases.append(case(f'input {h} x {w} x {c}, batch {n}, num = {num}', rng, backward, [x, layer, param],
-                          lambda x, param=param: inner_product(x, param),
-                          lambda diff, x=x, param=param: [{'w': x['data'] @ diff.T, 'b': diff.sum(axis=1)},
-                                                          param['w'] @ diff]))
+        yield (f'input {h} x {w} x {c}, batch {n}, num = {num}', structure(rng.randn(h * w * c, n), h, w, c),
+               {'type': 'IP', 'num': num, 'init_type': 'uniform'}, {'w': rng.randn(h * w * c, num), 'b': rng.randn(num)})
+
+
+def inner_product_forward_cases(rng):
+    cases = []
+    for title, x, layer, param in inner_product_inputs(rng):
+        expected = inner_product_forward(x, param)
+        # The handout does not say which of the three sizes is num.
+        expected.update(dict.fromkeys(('height', 'width'), (1, layer['num'])), channel=(layer['num'], 1))
+        cases.append(Case(title, {'input': x, 'layer': layer, 'param': param}, {THE_RESULT: expected}))
     return cases
 
 
-def case(title, rng, backward, arguments, forward, gradient):
-    """One case of a layer: forward(x) is its right output, gradient(diff) the right answer of its backward function."""
-    output = forward(arguments[0])
-    if not backward:
-        return title, arguments, output, None
-    diff = rng.randn(*output['data'].shape)
-
-    def probe(index, h=1e-6):
-        shifted = arguments[0]['data'].copy()
-        shifted[index] += h
-        return (diff * (forward({**arguments[0], 'data': shifted})['data'] - output['data'])).sum() / h
-
-    return title, [{**output, 'diff': diff}, *arguments], gradient(diff), probe
+def inner_product_backward_cases(rng):
+    cases = []
+    for title, x, layer, param in inner_product_inputs(rng):
+        x['data'][0, -1] *= 1000 * LARGE
+        output = with_diff(inner_product_forward(x, param), rng)
+        param_grad, input_od = inner_product_backward(output, x, param)
+        cases.append(Case(title, {'output': output, 'input': x, 'layer': layer, 'param': param},
+                          {'param_grad': param_grad, 'input_od': input_od}))
+    return cases
 
 
-def solver_cases(rng, _):
+def with_diff(output, rng):
+    """The right output of the layer, with a gradient: a wrong forward function costs its own question alone."""
+    return {**output, 'diff': rng.randn(*output['data'].shape)}
+
+
+def solver_cases(rng):
     cases = []
     for rates in SOLVERS:
+        arguments = dict(zip(('w_rate', 'b_rate', 'mu', 'decay'), rates))
+        title = ', '.join(f'{name} = {rate}' for name, rate in arguments.items())
         shapes = {1: ((25, 4), (4,)), 2: ((0,), (0,)), 3: ((12, 5), (5,)), 4: ((5, 1), (1,))}
-        trees = [{i: {'w': rng.randn(*w), 'b': rng.randn(*b)} for i, (w, b) in shapes.items()} for _ in range(3)]
-        names = ('w_rate', 'b_rate', 'mu', 'decay')
-        title = ', '.join(f'{name} = {rate}' for name, rate in zip(names, rates)) + ', 4 layers, one without parameters'
-        cases.append((title, [*rates, *trees], sgd(*rates, *trees), None))
+        for name in ('params', 'param_winc', 'param_grad'):
+            arguments[name] = {i: {'w': 1 + rng.rand(*w), 'b': 1 + rng.rand(*b)} for i, (w, b) in shapes.items()}
+        params_, param_winc_ = sgd_momentum(**arguments)
+        cases.append(Case(f'{title}, 4 layers, one without parameters', arguments,
+                          {'params_': params_, 'param_winc_': param_winc_}))
     return cases
 
 
@@ -301,130 +364,254 @@ def solver_cases(rng, _):
 # Comparing
 # ---------------------------------------------------------------------------------------------------------------
 
+# How far a number may be off, absolutely and relatively, by the precision of what came back. The sums of a case have
+# up to 800 terms of size 1.
+TOLERANCES = {'<f8': (1e-6, 1e-5), '<f4': (1e-3, 1e-4)}
 
-def compare(found, expected, name, probe=None):
-    """What is wrong with an answer, in one line; None if nothing is."""
-    if isinstance(expected, np.ndarray):
-        return compare_arrays(found, expected, name, probe)
-    if isinstance(expected, dict) and 'data' in expected:
-        return compare_structures(found, expected, name)
-    if isinstance(expected, list):
-        if not isinstance(found, list) or len(found) != len(expected):
-            return f'{name} is {kind(found)}; expected {len(expected)} values'
-        names = ('param_grad', 'input_od') if len(expected[0]) == 2 and 'w' in expected[0] else ('params_',
-                                                                                                 'param_winc_')
-        pairs = zip(found, expected, names)
-        return first(compare(a, b, part, probe if part == 'input_od' else None) for a, b, part in pairs)
-    if not isinstance(found, dict):
-        return f'{name} is {kind(found)}; expected a dict'
-    missing = [key for key in expected if key not in found]
-    if missing:
-        return f'{name} lacks the key {missing[0]!r}'
-    return first(compare(found[key], expected[key], f'{name}[{key!r}]') for key in expected)
+
+def form(value):
+    """What the worker needs to know of a right answer: which keys and how many values are looked at."""
+    if isinstance(value, dict):
+        return ['dict', [[key, form(item)] for key, item in value.items()]]
+    if isinstance(value, list):
+        return ['list', [form(item) for item in value]]
+    return ['array' if isinstance(value, np.ndarray) else 'number', None]
+
+
+def returned(case):
+    """What a right function returns: one value, or several."""
+    values = list(case.expected.values())
+    return values if len(values) > 1 else values[0]
+
+
+def find_mistake(found, case):
+    """What is wrong with what a function returned, in one line; None if nothing is."""
+    try:
+        if list(case.expected) == [THE_RESULT]:
+            return compare(found, case.expected[THE_RESULT], THE_RESULT)
+        if not isinstance(found, list):
+            return f'{THE_RESULT} is {kind(found)}; expected {", ".join(case.expected)}'
+        return first(compare(a, b, name) for a, (name, b) in zip(found, case.expected.items()))
+    except Exception as error:                         # whatever an answer has that comparing trips over is wrong
+        return f'{THE_RESULT} cannot be compared ({type(error).__name__}: {error})'
 
 
 def first(problems):
     return next((problem for problem in problems if problem), None)
 
 
+def compare(found, expected, name):
+    """What is wrong with a part of an answer, in one line; None if nothing is."""
+    if isinstance(expected, np.ndarray):
+        return compare_arrays(found, expected, name)
+    if isinstance(expected, dict):
+        if not isinstance(found, dict):
+            return f'{name} is {kind(found)}; expected a dict'
+        missing = [key for key in expected if key not in found]
+        if missing:
+            return f'{name} lacks the key {missing[0]!r}'
+        return first(compare(found[key], expected[key], f'{name}[{key!r}]') for key in expected)
+    accepted = expected if isinstance(expected, tuple) else (expected,)
+    if isinstance(found, float) and found in accepted:
+        return None
+    return f'{name} is {kind(found)}; expected {accepted[0]}'
+
+
 def kind(value):
-    names = {'dict': 'a dict', 'list': 'a list or tuple', 'NoneType': 'None', 'ndarray': 'an array',
-             'Other': 'of a type that cannot be right'}
-    return names.get(type(value).__name__, f'of type {type(value).__name__}')
+    if isinstance(value, float):
+        return f'{value:g}'
+    if isinstance(value, cage.Other):
+        return value.text
+    return {dict: 'a dict', list: 'a list or tuple'}.get(type(value), 'an array')
 
 
-def compare_structures(found, expected, name):
-    if not isinstance(found, dict):
-        return f'{name} is {kind(found)}; expected a dict'
-    for key in ('data', 'height', 'width', 'channel', 'batch_size'):
-        if key not in found:
-            return f'{name} lacks the key {key!r}'
-    problem = compare_arrays(found['data'], expected['data'], f"{name}['data']")
-    for key in ('height', 'width', 'channel', 'batch_size'):
-        # An inner product's output may count as num x 1 x 1 as well.
-        flat = expected['height'] == expected['width'] == 1 and key != 'batch_size'
-        sizes = [expected['channel'], 1] if flat else [expected[key]]
-        if problem is None and found[key] not in sizes:
-            problem = f'{name}[{key!r}] is {str(found[key])[:50]}; expected {expected[key]}'
-    return problem
-
-
-def compare_arrays(found, expected, name, probe=None):
+def compare_arrays(found, expected, name):
     if not isinstance(found, np.ndarray):
         return f'{name} is {kind(found)}; expected an array of shape {expected.shape}'
     if found.shape != expected.shape:
         return f'{name} has shape {found.shape}; expected {expected.shape}'
+    absolute, relative = TOLERANCES[found.dtype.str]
     found = found.astype(np.float64)
     with np.errstate(all='ignore'):
         error = np.abs(found - expected)
     error[~np.isfinite(error)] = np.inf
-    if np.all(error <= 1e-6 + 1e-5 * np.abs(expected)):
+    wrong = error > absolute + relative * np.abs(expected)
+    if not wrong.any():
         return None
-    worst = np.unravel_index(error.argmax(), error.shape)
+    # In units of what is allowed, or else the image with large values would hide the others.
+    worst = np.unravel_index((error / (absolute + relative * np.abs(expected))).argmax(), error.shape)
     place = ', '.join(map(str, worst))
-    text = (f'{name} is wrong in {int((error > 1e-6 + 1e-5 * np.abs(expected)).sum())} of {error.size} places, most at '
-            f'[{place}]: {found[worst]:.6g}; expected {expected[worst]:.6g}')
-    return f'{text} (finite differences give {probe(worst):.6g})' if probe else text
+    return (f'{name} is wrong in {int(wrong.sum())} of {error.size} places, most at [{place}]: {found[worst]:.6g}; '
+            f'expected {expected[worst]:.6g}')
 
 
-def compare_arguments(found, sent):
-    """The name of an argument that the function has changed, in one line; None if there is none."""
-    if same(found, sent):
-        return None
-    if isinstance(found, list) and len(found) == len(sent):
-        for position, (a, b) in enumerate(zip(found, sent)):
-            if not same(a, b):
-                keys = [key for key in b if not isinstance(a, dict) or key not in a or not same(a[key], b[key])] \
-                    if isinstance(b, dict) else []
-                which = f' (its {keys[0]!r})' if keys else ''
-                return f'argument {position + 1} was changed{which}; copy before writing'
-    return 'an argument was changed; copy before writing'
+def name_change(path, case):
+    """A warning about the argument that a function has changed, such as `params[1]`."""
+    try:
+        name = list(case.arguments)[path[0]]
+        return f'{name}{"".join(f"[{key!r}]" for key in path[1:])} was changed by the function; no points lost for it'
+    except Exception:                                  # a path that the submission has made up
+        return 'an argument was changed by the function; no points lost for it'
 
 
-def same(a, b):
-    if isinstance(b, np.ndarray):
-        return isinstance(a, np.ndarray) and a.shape == b.shape and a.tobytes() == b.tobytes()
-    if isinstance(b, dict):
-        return isinstance(a, dict) and all(key in a and same(a[key], b[key]) for key in b)
-    if isinstance(b, list):
-        return isinstance(a, list) and len(a) == len(b) and all(map(same, a, b))
-    return type(a) in (int, float, str, bool) and a == b
+# ---------------------------------------------------------------------------------------------------------------
+# Reading a submission
+# ---------------------------------------------------------------------------------------------------------------
+
+MAX_VISITED = 20000              # files and folders that are looked at in a folder
+ARCHIVES = ('.tar', '.tgz', '.gz', '.bz2', '.xz', '.zip')
+
+
+def read_submission(path, deadline, flags):
+    """The submission's files: dict, path beside cnn_lenet.py -> bytes. Raises archive.Refused if it has no single one,
+    cage.Failure if an archive cannot be read in time or memory."""
+    if path.is_dir():
+        paths = folder_paths(path)
+        archives = [name for name in paths if '/' not in name and name.lower().endswith(ARCHIVES)]
+        if not any(name.split('/')[-1] == archive.NAME for name in paths) and len(archives) == 1:
+            return read_archive(paths[archives[0]], deadline, flags)
+        files = archive.beside_source(paths, 'the folder')
+    elif path.suffix == '.py':
+        files = {archive.NAME: path}
+    else:
+        return read_archive(path, deadline, flags)
+    contents = {archive.NAME: read_file(files.pop(archive.NAME), archive.MAX_SOURCE)}
+    for name, file in files.items():
+        if file.is_symlink() or not file.is_file():
+            continue
+        contents[name] = read_file(file, archive.MAX_BYTES)
+        if len(contents) > archive.MAX_FILES or sum(map(len, contents.values())) > archive.MAX_BYTES:
+            raise archive.Refused(f'the folder holds more than {archive.MAX_FILES} files or '
+                                  f'{archive.MAX_BYTES // 2 ** 20} MB beside {archive.NAME}')
+    return contents
+
+
+def folder_paths(folder):
+    """Everything in a folder that is not a folder or hidden: dict, path -> Path. Links are not followed."""
+    found, visited = {}, 0
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if archive.is_read(name)]
+        visited += len(names) + len(folders)
+        if visited > MAX_VISITED:
+            raise archive.Refused(f'the folder holds more than {MAX_VISITED} files and folders')
+        for name in filter(archive.is_read, names):
+            path = Path(place, name)
+            found[path.relative_to(folder).as_posix()] = path
+    return found
+
+
+def read_file(path, limit):
+    """The bytes of an ordinary file; a link, a pipe or the like is refused without waiting for it."""
+    try:
+        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        raise archive.Refused(f'{path.name} is a link or cannot be read ({error.strerror}); expected an ordinary '
+                              'file') from None
+    with open(opened, 'rb') as file:
+        status = os.fstat(opened)
+        if not stat.S_ISREG(status.st_mode):
+            raise archive.Refused(f'{path.name} is no ordinary file')
+        if status.st_size > limit:
+            raise archive.Refused(f'{path.name} has {status.st_size} bytes; expected at most {limit}')
+        return file.read(limit)
+
+
+def read_archive(path, deadline, flags):
+    content = read_file(path, archive.MAX_BYTES)
+    reader = cage.Cage('archive', {'archive': content}, deadline, flags.memory, flags.timeout)
+    try:
+        answer, blobs = reader.ask({}, deadline)
+    finally:
+        reader.close(deadline)
+    if 'refused' in answer:
+        raise archive.Refused(str(answer['refused']))
+    return dict(zip(map(archive.checked_path, answer['names']), blobs))
+
+
+def with_mnist(files):
+    """The files, with the data for those who load it when they are imported, if the grader has it."""
+    for folder in (cage.HERE, cage.HERE.parent):
+        if 'mnist_all.mat' not in files and (folder / 'mnist_all.mat').is_file():
+            return {**files, 'mnist_all.mat': (folder / 'mnist_all.mat').read_bytes()}
+    return files
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Grading
 # ---------------------------------------------------------------------------------------------------------------
 
+# scores: dict, question -> (score, lines of feedback); problem: why nothing was graded, or None; missing: what would
+# make the cage better and is not on this system.
+Result = collections.namedtuple('Result', 'scores problem missing')
 
-def grade_source(source, seed, timeout, memory):
-    """Grade a cnn_lenet.py: dict, question -> (score, lines of feedback)."""
-    become_subreaper()
-    before = set(children())
-    folder = tempfile.mkdtemp(prefix='hw7-')
+
+def grade(path, seed, flags):
+    """Grade a submission. It takes at most (questions + 1) * timeout, and a little for the grader's own work: reading
+    and importing the submission end within the first timeout, question number i within the (i + 1)-th."""
+    start = time.monotonic()
+    deadlines = [start + (i + 1) * flags.timeout for i in range(len(QUESTIONS) + 1)]
+    submission = None
     try:
-        path = os.path.join(folder, 'cnn_lenet.py')
-        Path(path).write_bytes(source)
-        problem = import_problem(path, timeout, memory)
-        if problem:
-            return all_failed(problem)
-        return {question: grade_question(question, path, seed, timeout, memory) for question in QUESTIONS}
+        files = read_submission(path, deadlines[0], flags)
+        submission = Submission(with_mnist(files), flags)
+        submission.begin(deadlines[0])
+        scores = {question: grade_question(question, submission, seed, flags.timeout, deadline)
+                  for question, deadline in zip(QUESTIONS, deadlines[1:])}
+        return Result(scores, None, submission.missing)
+    except (archive.Refused, cage.Failure) as error:
+        problem = printable(str(error))
+        return Result({question: (0, [f'not graded: {problem}']) for question in QUESTIONS}, problem,
+                      submission.missing if submission else [])
     finally:                                           # also when the grader is stopped
-        kill_orphans(before)
-        remove_folder(folder)
+        if submission:
+            with contextlib.suppress(cage.Failure):
+                submission.end(time.monotonic())
 
 
-def all_failed(problem):
-    return {question: (0, [problem]) for question in QUESTIONS}
+class Submission:
+    """The submission in its cage: imported once, and again in a new cage after a call that has ended the old one."""
 
+    def __init__(self, files, flags):
+        self.files, self.flags, self.cage, self.missing = files, flags, None, []
 
-def import_problem(path, timeout, memory):
-    """What goes wrong when the submission is imported, in one line; None if nothing does."""
-    with Worker(path, timeout, memory) as worker:
+    def begin(self, deadline):
+        """Import the submission if it is not. Raises Failure if that does not work."""
+        if self.cage:
+            return
+        deadline = min(deadline, time.monotonic() + self.flags.timeout)
+        seconds = (len(QUESTIONS) + 1) * self.flags.timeout
+        self.cage = cage.Cage('worker', self.files, deadline, self.flags.memory, seconds)
+        self.missing = self.cage.missing
         try:
-            answer = worker.ask(None, [])
-        except Failure as failure:
-            return f'import of cnn_lenet.py: {failure}'
-    return describe(answer)
+            answer, _ = self.cage.ask({'function': None}, deadline)
+            problem = describe(answer)
+        except cage.Failure as failure:
+            problem = str(failure)
+        if problem:
+            self.end(deadline)
+            raise cage.Failure(f'import of cnn_lenet.py: {problem}')
+
+    def call(self, function, case, deadline):
+        """The worker's answer, with what the function returned under 'result'."""
+        blobs = []
+        arguments = cage.pack(list(case.arguments.values()), blobs)
+        try:
+            answer, blobs = self.cage.ask({'function': function, 'arguments': arguments, 'form': form(returned(case))},
+                                          deadline, blobs)
+            if 'error' not in answer:
+                try:
+                    answer['result'] = cage.unpack(answer['result'], blobs)
+                except Exception:                      # whatever a made-up answer trips over
+                    raise cage.Failure('the answer cannot be read') from None
+            return answer
+        except cage.Failure:
+            self.end(deadline)
+            raise
+
+    def end(self, deadline):
+        if self.cage:
+            ended, self.cage = self.cage, None
+            ended.close(deadline)
 
 
 def describe(answer):
@@ -432,264 +619,34 @@ def describe(answer):
     if 'error' not in answer:
         return None
     line = answer.get('line')
-    return (('import of cnn_lenet.py: ' if answer.get('import') else '') + ' '.join(str(answer['error'])[:300].split())
-            + (f' (line {line} of cnn_lenet.py)' if isinstance(line, int) else ''))
+    return f"{answer['error']}"[:300] + (f' (line {line} of cnn_lenet.py)' if isinstance(line, int) else '')
 
 
-def grade_question(question, path, seed, timeout, memory):
-    """(score, feedback) of one question. A process that dies costs its case; the next case gets a new one."""
+def grade_question(question, submission, seed, timeout, deadline):
+    """(score, feedback) of one question. The calls have `timeout` seconds together, and all is over by the deadline;
+    importing the submission again, if that is necessary, is not counted as a part of the timeout."""
     function, points = QUESTIONS[question]
     cases = make_cases(question, np.random.RandomState([seed, int(question[1:])]))
-    deadline = time.monotonic() + timeout
-    right, feedback, worker = 0, [], None
-    try:
-        for title, arguments, expected, probe in cases:
-            worker = worker or Worker(path, max(deadline - time.monotonic(), 0.01), memory)
+    right, feedback, left = 0, [], timeout
+    for case in cases:
+        problem, warning = 'no time was left for this case', None
+        if left > 0 and time.monotonic() < deadline:
             try:
-                answer = worker.ask(function, arguments)
-                problem = judge(answer, arguments, expected, probe)
-            except Failure as failure:
+                submission.begin(deadline)
+                start = time.monotonic()
+                try:
+                    answer = submission.call(function, case, min(start + left, deadline))
+                finally:
+                    left -= time.monotonic() - start
+                problem = describe(answer) or find_mistake(answer.get('result'), case)
+                if answer.get('changed') is not None:
+                    warning = name_change(answer['changed'], case)
+            except cage.Failure as failure:
                 problem = str(failure)
-                worker.close()
-                worker = None
-            right += problem is None
-            feedback.append(f"{'right' if problem is None else 'WRONG'}  {function}, {title}"
-                            + (f'\n           {problem}' if problem else ''))
-    finally:
-        if worker:
-            worker.close()
+        right += problem is None
+        feedback += [f"{'right' if problem is None else 'WRONG'}  {function}, {case.title}",
+                     *(f'           {printable(text)}' for text in (problem, warning) if text)]
     return rounded(points * right / len(cases)), feedback
-
-
-def judge(answer, arguments, expected, probe):
-    problem = describe(answer)
-    if problem is None:
-        problem = compare(answer.get('result'), expected, 'the result', probe)
-    if problem is None:
-        problem = compare_arguments(answer.get('arguments'), arguments)
-    return problem
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# The process that the submission runs in
-# ---------------------------------------------------------------------------------------------------------------
-
-
-class Failure(Exception):
-    """The submission's process gave no answer; the text says why."""
-
-
-class Worker:
-    """A process with the submission in it, in an empty folder, with limits; at the end nothing of it is left."""
-
-    def __init__(self, path, timeout, memory):
-        self.deadline = time.monotonic() + timeout
-        self.folder = tempfile.mkdtemp(dir=os.path.dirname(path))
-        self.before = set(children())
-        ours_out, theirs_in = os.pipe(), os.pipe()
-        self.requests, self.answers = ours_out[1], theirs_in[0]
-        source = (Path(__file__).resolve().parent / 'worker.py').read_text()
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, '-B', '-c', source, path, str(ours_out[0]), str(theirs_in[1]), str(int(timeout) + 2),
-                 str(memory * 2 ** 20)],
-                cwd=self.folder, pass_fds=(ours_out[0], theirs_in[1]), start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                env=environment(self.folder))
-        finally:
-            os.close(ours_out[0])
-            os.close(theirs_in[1])
-        for pipe in (self.requests, self.answers):
-            os.set_blocking(pipe, False)
-        self.received = b''
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.close()
-
-    def close(self):
-        """Kill the process and all that came of it, remove its folder."""
-        for pipe in (self.requests, self.answers):
-            os.close(pipe)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        kill_orphans(self.before)
-        remove_folder(self.folder)
-
-    def ask(self, function, arguments):
-        """Call a function of the submission. Returns the answer; raises Failure if there is none."""
-        token, arrays = secrets.token_hex(16), []
-        request = {'token': token, 'function': function, 'arguments': pack(arguments, arrays)}
-        pending = memoryview(message(request, arrays))
-        self.received = b''
-        while True:
-            answer = self.parse(token.encode())
-            if answer is not None:
-                return answer
-            left = self.deadline - time.monotonic()
-            if left <= 0:
-                raise Failure('no answer in time')
-            readable, writable, _ = select.select([self.answers], [self.requests] if pending else [], [],
-                                                  min(left, 0.1))
-            if writable:
-                pending = self.write(pending)
-            if readable:
-                self.read()
-            elif self.process.poll() is not None:
-                raise Failure(ending(self.process.returncode))
-
-    def write(self, pending):
-        try:
-            return pending[os.write(self.requests, pending[:65536]):]
-        except BlockingIOError:
-            return pending
-        except BrokenPipeError:
-            return memoryview(b'')                       # it has died, or closed its end: poll() or the clock will tell
-
-    def read(self):
-        part = os.read(self.answers, 2 ** 20)
-        if not part:
-            time.sleep(0.01)                             # its end is closed: it dies, or will never answer
-            if self.process.poll() is not None:
-                raise Failure(ending(self.process.returncode))
-        self.received += part
-        if len(self.received) > MAX_ANSWER:
-            raise Failure('the answer is too large')
-
-    def parse(self, token):
-        """The answer, if all of it is there. What comes before its token was not sent by the worker's own loop."""
-        start = self.received.find(token)
-        if start < 0:
-            self.received = self.received[-len(token):]
-            return None
-        body = self.received[start + len(token):]
-        try:
-            length = int.from_bytes(body[:8], 'big')
-            size = int.from_bytes(body[8 + length:16 + length], 'big')
-            if len(body) < 16 or length > MAX_ANSWER or size > MAX_ANSWER or len(body) < 16 + length + size:
-                return None
-            header = json.loads(body[8:8 + length])
-            arrays = unpack_arrays(header['arrays'], body[16 + length:16 + length + size])
-            return {key: unpack(value, arrays) if key in ('result', 'arguments') else value
-                    for key, value in header.items()}
-        except Exception:                                # whatever a made-up answer trips over
-            raise Failure('the answer cannot be read') from None
-
-
-def remove_folder(folder):
-    """Remove a folder with all that a submission has put there, even folders nested too deep for a path or a recursion.
-
-    Every folder inside is moved up beside the outermost one before it is emptied, so that no path grows long.
-    """
-    found, moved = [folder], 0
-    while found:
-        current = found.pop()
-        with contextlib.suppress(OSError):
-            os.chmod(current, 0o700)
-            for entry in list(os.scandir(current)):
-                if entry.is_dir(follow_symlinks=False):
-                    moved += 1
-                    found.append(f'{folder}-{moved}')
-                    os.chmod(entry.path, 0o700)
-                    os.rename(entry.path, found[-1])
-                else:
-                    os.unlink(entry.path)
-            os.rmdir(current)
-
-
-def environment(folder):
-    """What the submission sees of the environment."""
-    result = {name: os.environ[name] for name in ('PATH', 'LD_LIBRARY_PATH', 'SYSTEMROOT') if name in os.environ}
-    return {**result, 'HOME': folder, 'TMPDIR': folder, 'PYTHONUSERBASE': site.getuserbase(),
-            'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1'}
-
-
-def ending(code):
-    return f'the process was ended by signal {-code}' if code < 0 else f'the process ended itself (exit status {code})'
-
-
-def message(header, arrays):
-    header = json.dumps({**header, 'arrays': [[a.dtype.str, a.shape, a.nbytes] for a in arrays]}).encode()
-    data = b''.join(a.tobytes() for a in arrays)
-    return b''.join([len(header).to_bytes(8, 'big'), header, len(data).to_bytes(8, 'big'), data])
-
-
-def pack(value, arrays):
-    """[kind, value] for JSON; arrays are appended to `arrays`."""
-    if isinstance(value, np.ndarray):
-        arrays.append(value)
-        return ['array', len(arrays) - 1]
-    if isinstance(value, dict):
-        return ['dict', [[key, pack(item, arrays)] for key, item in value.items()]]
-    if isinstance(value, (list, tuple)):
-        return ['list', [pack(item, arrays) for item in value]]
-    return ['value', value]
-
-
-def unpack(tree, arrays):
-    """The reverse of the worker's `pack`. Raises whatever it trips over if that is not what was sent."""
-    kind, value = tree
-    if kind == 'array':
-        return arrays[value]
-    if kind == 'dict':
-        return {key: unpack(item, arrays) for key, item in value if isinstance(key, (int, str))}
-    if kind == 'list':
-        return [unpack(item, arrays) for item in value]
-    if kind == 'value' and isinstance(value, (int, float, str, type(None))):
-        return value
-    return Other()
-
-
-def unpack_arrays(headers, data):
-    arrays, position = [], 0
-    for dtype, shape, size in headers:
-        if dtype not in TYPES or size < 0 or position + size > len(data):
-            raise ValueError('malformed array')
-        arrays.append(np.frombuffer(data[position:position + size], dtype).reshape(shape))
-        position += size
-    return arrays
-
-
-class Other:
-    """A value of a type that no right answer has."""
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Processes that the submission has started
-# ---------------------------------------------------------------------------------------------------------------
-
-
-def become_subreaper():
-    """On Linux: orphans of our children become our children, so that none gets away by a double fork."""
-    with contextlib.suppress(Exception):
-        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)              # PR_SET_CHILD_SUBREAPER
-
-
-def children():
-    """The numbers of our child processes, as Linux tells them; elsewhere none."""
-    found = []
-    for entry in os.listdir('/proc') if os.path.isdir('/proc/self') else []:
-        if entry.isdigit():
-            with contextlib.suppress(OSError, ValueError):
-                status = Path('/proc', entry, 'stat').read_text(errors='replace')
-                if int(status.rpartition(')')[2].split()[1]) == os.getpid():
-                    found.append(int(entry))
-    return found
-
-
-def kill_orphans(before):
-    """Kill the children that we did not have before, until there are none (their own children then come to us)."""
-    for _ in range(200):
-        orphans = [pid for pid in children() if pid not in before]
-        if not orphans:
-            return
-        for pid in orphans:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -697,38 +654,64 @@ def kill_orphans(before):
 # ---------------------------------------------------------------------------------------------------------------
 
 
+def printable(text):
+    """In one line, with escapes for control characters and whatever else a terminal would not show as a letter."""
+    return ''.join(char if char.isprintable() else ascii(char)[1:-1] for char in ' '.join(text.split()))
+
+
 def rounded(score):
     """Two decimals, and none if they are 0."""
     return int(score) if score == int(score) else round(score, 2)
 
 
-def total(grade):
-    return rounded(sum(score for score, _ in grade.values()))
+def total(result):
+    return rounded(round(sum(score for score, _ in result.scores.values()), 2))
 
 
-def report(grade, seed, problem):
+def report(result, seed):
     """Feedback question by question, then the table."""
-    lines = [f'seed {seed} (--seed {seed} repeats these inputs)', '']
-    if problem:
-        lines = [f'not graded: {problem}', '']
-    elif len({tuple(feedback) for _, feedback in grade.values()}) == 1:
-        lines = [f'not graded: {grade["Q1"][1][0]}', '']
+    if result.problem:
+        lines = [f'not graded: {result.problem}', '']
     else:
-        for question, (_, feedback) in grade.items():
+        lines = [f'seed {seed} (--seed {seed} repeats these inputs)', '']
+        for question, (_, feedback) in result.scores.items():
             lines += [question, *(f'    {line}' for line in feedback), '']
     lines += [f'{question}  {QUESTIONS[question][0]:24}{score:6g} of {QUESTIONS[question][1]:3}'
-              for question, (score, _) in grade.items()]
-    return '\n'.join([*lines, f"{'total':28}{total(grade):6g} of {sum(points for _, points in QUESTIONS.values()):3}"])
+              for question, (score, _) in result.scores.items()]
+    return '\n'.join([*lines, f"{'total':28}{total(result):6g} of {sum(points for _, points in QUESTIONS.values()):3}"])
 
 
-def write_gradescope(path, grade, text):
+def remark(result):
+    """For the table of a class: why nothing was graded, or the first mistake in every question."""
+    if result.problem:
+        return f'not graded: {result.problem}'
+    mistakes = []
+    for question, (_, feedback) in result.scores.items():
+        wrong = [number for number, line in enumerate(feedback) if line.startswith('WRONG')]
+        if wrong:
+            mistakes.append(f'{question}: {feedback[wrong[0] + 1].strip()}')
+    return '; '.join(mistakes)
+
+
+def gradescope_results(result, text):
     """Gradescope's results.json."""
     tests = [{'name': f'{question} {QUESTIONS[question][0]}', 'score': score, 'max_score': QUESTIONS[question][1],
-              'output': '\n'.join(feedback)} for question, (score, feedback) in grade.items()]
+              'output': '\n'.join(feedback)} for question, (score, feedback) in result.scores.items()]
+    return json.dumps({'score': total(result), 'output': text, 'tests': tests}, indent=1) + '\n'
+
+
+def write_whole(path, text):
+    """Write a file, complete or not at all, whatever stands in its place."""
+    folder, name = os.path.split(os.path.abspath(path))
+    opened, temporary = tempfile.mkstemp(dir=folder, prefix=f'.{name}-')
     try:
-        Path(path).write_text(json.dumps({'score': total(grade), 'output': text, 'tests': tests}, indent=1) + '\n')
-    except OSError as error:
-        sys.exit(f'grade.py: error: cannot write {path}: {error.strerror}')
+        with open(opened, 'w', encoding='utf-8') as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 if __name__ == '__main__':

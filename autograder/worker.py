@@ -1,19 +1,12 @@
-"""What runs in the child process of the grader: import a submission, call its functions, send back what they return.
+"""The job of grading, in the cage: import a submission, call its functions, send back what they return.
 
-The grader starts it as `python -B -c SOURCE SUBMISSION REQUESTS ANSWERS CPU_SECONDS MEMORY_BYTES`, where REQUESTS and
-ANSWERS are the numbers of two pipes. A message is 8 bytes of length, JSON, 8 bytes of length, and the arrays' bytes one
-after the other; nothing is pickled. An answer begins with the token of its request, so that the grader finds it among
-whatever the submission may write.
-
-The submission runs in this process and may do to it what it likes. All that is gained by it is a wrong answer: expected
-values stay in the grader.
+confine.py runs `main` once the process is shut in. The submission runs in this process and may do to it what it likes.
+All that is gained by it is a wrong answer: expected values stay in the grader. Arrays travel as their bytes; nothing is
+pickled.
 """
 
-import contextlib
-import importlib.util
-import json
+import importlib
 import os
-import resource
 import sys
 import traceback
 
@@ -22,126 +15,112 @@ import numpy as np
 # What the loop below uses is bound here, before the submission can replace it in the modules.
 array_type, from_buffer, dtype_of = np.ndarray, np.frombuffer, np.dtype
 shape_of, dtype_in, bytes_of = np.ndarray.shape.__get__, np.ndarray.dtype.__get__, np.ndarray.tobytes
-code_of = np.dtype.str.__get__           # '<f8'; str(dtype) would import NumPy again, whatever it is by then
-numbers = (np.number, np.bool_)
-loads, dumps, read, write, leave = json.loads, json.dumps, os.read, os.write, os._exit
-extract_tb = traceback.extract_tb
-TYPES = {'<f8', '<f4', '<i8', '<i4', '|u1', '|b1'}
+converted, element_of = np.ndarray.astype, np.ndarray.item
+kind_of, size_of, code_of = np.dtype.kind.__get__, np.dtype.itemsize.__get__, np.dtype.str.__get__
+numbers = (np.integer, np.floating, np.bool_)
+extract_tb, import_module, getcwd, join = traceback.extract_tb, importlib.import_module, os.getcwd, os.path.join
 
 
-def set_limits(cpu_seconds, memory_bytes):
-    """Limits that the kernel enforces: processor time, memory, size of files, open files, no core dumps."""
-    for name, limit in (('CPU', cpu_seconds), ('AS', memory_bytes), ('FSIZE', 2 ** 24), ('NOFILE', 256), ('CORE', 0)):
-        with contextlib.suppress(ValueError, OSError):     # not every system has, or allows, all of them
-            resource.setrlimit(getattr(resource, f'RLIMIT_{name}'), (limit, limit))
+def main(receive, send):
+    """Import the submission, then call a function of it for each request."""
+    sys.path.insert(0, getcwd())
+    path = join(getcwd(), 'cnn_lenet.py')
+    request, _ = receive()
+    try:
+        module = import_module('cnn_lenet')
+    except BaseException as error:                     # a submission may call sys.exit()
+        send(request['token'], describe(error, path))
+        return
+    send(request['token'], {})
+    while True:
+        request, blobs = receive()
+        send(request['token'], *answer(request, blobs, vars(module), path))
 
 
-def read_exactly(pipe, count):
-    parts = []
-    while count:
-        part = read(pipe, min(count, 2 ** 20))
-        if not part:
-            leave(0)                                   # the grader has closed its end: there is nothing left to do
-        parts.append(part)
-        count -= len(part)
-    return b''.join(parts)
+def answer(request, blobs, functions, path):
+    """Call the function that is asked for. Returns the answer and the arrays' bytes that belong to it."""
+    arrays = []
+    try:
+        if request['function'] not in functions:
+            return {'error': f"there is no function {request['function']}", 'line': None}, []
+        arguments, untouched = unpack(request['arguments'], blobs), unpack(request['arguments'], blobs)
+        result = functions[request['function']](*arguments)
+        packed = pack(result, request['form'], arrays)
+        return {'result': packed, 'changed': first_change(arguments, untouched)}, arrays
+    except BaseException as error:
+        return describe(error, path), []
 
 
-def receive(pipe):
-    """The next request: its arguments as plain Python values and arrays."""
-    header = loads(read_exactly(pipe, int.from_bytes(read_exactly(pipe, 8), 'big')))
-    data = read_exactly(pipe, int.from_bytes(read_exactly(pipe, 8), 'big'))
-    arrays, position = [], 0
-    for dtype, shape, size in header['arrays']:
-        arrays.append(from_buffer(data[position:position + size], dtype_of(dtype)).reshape(shape).copy())
-        position += size
-    return {**header, 'arguments': unpack(header['arguments'], arrays)}
-
-
-def unpack(tree, arrays):
+def unpack(tree, blobs):
+    """Arguments as plain Python values and arrays."""
     kind, value = tree
     if kind == 'array':
-        return arrays[value]
+        dtype, shape, number = value
+        return from_buffer(blobs[number], dtype_of(dtype)).reshape(shape).copy()
     if kind == 'dict':
-        return {key: unpack(item, arrays) for key, item in value}
-    return [unpack(item, arrays) for item in value] if kind == 'list' else value
+        return {key: unpack(item, blobs) for key, item in value}
+    return [unpack(item, blobs) for item in value] if kind == 'list' else value
 
 
-def pack(value, arrays, depth=0):
-    """[kind, value] for JSON, arrays appended to `arrays`. Of an array, whatever its class says, the bytes count."""
+def pack(value, form, arrays):
+    """What a function returned, as far as `form`, the form of a right answer, asks for it.
+
+    Of a dict or an array, whatever its class says, its contents count.
+    """
     kind = type(value)
+    wanted, parts = form
+    if wanted == 'dict' and dict in kind.__mro__:
+        return ['dict', [[key, pack(dict.__getitem__(value, key), part, arrays)] for key, part in parts
+                         if dict.__contains__(value, key)]]
+    if wanted == 'list' and (list in kind.__mro__ or tuple in kind.__mro__):
+        items = list((list if list in kind.__mro__ else tuple).__iter__(value))
+        if len(items) == len(parts):
+            return ['list', [pack(item, part, arrays) for item, part in zip(items, parts)]]
+        return ['other', f'a {kind.__name__} of {len(items)}']
+    if array_type in kind.__mro__ and (wanted == 'array' or not shape_of(value)):
+        return pack_array(value, arrays) if wanted == 'array' else ['number', float(element_of(value))]
     if array_type in kind.__mro__:
-        code = code_of(dtype_in(value))
-        if code not in TYPES:
-            return ['other', f'array of {code[:50]}']
-        arrays.append((code, list(shape_of(value)), bytes_of(value)))
-        return ['array', len(arrays) - 1]
-    if kind in (bool, int, float, str, type(None)):
-        return ['value', value]
-    if any(base in kind.__mro__ for base in numbers):
-        return ['value', float(value)]
-    if kind is dict and depth < 5 and all(type(key) in (int, str) for key in value):
-        return ['dict', [[key, pack(item, arrays, depth + 1)] for key, item in value.items()]]
-    if kind in (list, tuple) and depth < 5:
-        return ['list', [pack(item, arrays, depth + 1) for item in value]]
-    return ['other', kind.__name__]
+        return ['other', f'an array of shape {shape_of(value)}']
+    if kind in (bool, int, float) or any(base in kind.__mro__ for base in numbers):
+        return ['number', float(value)] if wanted == 'number' else ['other', 'a number']
+    return ['other', 'None' if value is None else f'of type {kind.__name__[:50]}']
 
 
-def send(pipe, token, answer, arrays):
-    header = dumps({**answer, 'arrays': [[dtype, shape, len(data)] for dtype, shape, data in arrays]}).encode()
-    data = b''.join(data for _, _, data in arrays)
-    message = memoryview(b''.join([token.encode(), len(header).to_bytes(8, 'big'), header,
-                                   len(data).to_bytes(8, 'big'), data]))
-    while message:
-        message = message[write(pipe, message):]
+def pack_array(value, arrays):
+    """Single precision stays; other real numbers become double."""
+    dtype = dtype_in(value)
+    if kind_of(dtype) not in 'biuf':
+        return ['other', f'an array of type {code_of(dtype)[:50]}']
+    single = kind_of(dtype) == 'f' and size_of(dtype) <= 4
+    arrays.append(bytes_of(converted(value, '<f4' if single else '<f8')))
+    return ['array', ['<f4' if single else '<f8', list(shape_of(value)), len(arrays) - 1]]
+
+
+def first_change(found, sent):
+    """Where an argument is not what was sent: the path of keys to it; None if none was changed."""
+    if array_type in type(sent).__mro__:
+        same = (array_type in type(found).__mro__ and shape_of(found) == shape_of(sent)
+                and bytes_of(found) == bytes_of(sent))
+        return None if same else []
+    if type(sent) in (dict, list):
+        if type(found) is not type(sent) or len(found) != len(sent):
+            return []
+        for key in sent if type(sent) is dict else range(len(sent)):
+            if type(sent) is dict and key not in found:
+                return [key]
+            path = first_change(found[key], sent[key])
+            if path is not None:
+                return [key, *path]
+        return None
+    return None if type(found) is type(sent) and found == sent else []
 
 
 def describe(error, path):
     """The last line of a traceback, and the line of the submission where it was."""
-    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == path]
-    if isinstance(error, SyntaxError) and error.filename == path:
-        lines = [error.lineno]
-    return {'error': f'{type(error).__name__}: {error}'[:300], 'line': lines[-1] if lines else None}
-
-
-def import_submission(path):
-    spec = importlib.util.spec_from_file_location('cnn_lenet', path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules['cnn_lenet'] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def answer(request, module, path):
-    """Call the function that is asked for. Returns the answer and the arrays that belong to it."""
-    arrays = []
-    if isinstance(module, dict):                       # what went wrong at the import
-        return module, arrays
-    if request['function'] is None:
-        return {'imported': True}, arrays
-    arguments = request['arguments']
     try:
-        result = vars(module)[request['function']](*arguments)
-        return {'result': pack(result, arrays), 'arguments': pack(arguments, arrays)}, arrays
-    except KeyError as error:
-        if error.args == (request['function'],):
-            return {'error': f"there is no function {request['function']}", 'line': None}, []
-        return describe(error, path), []
-    except BaseException as error:                     # a submission may call sys.exit()
-        return describe(error, path), []
-
-
-def main():
-    path, requests, answers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    set_limits(int(sys.argv[4]), int(sys.argv[5]))
-    sys.path[:] = [folder for folder in sys.path if folder]
-    try:
-        module = import_submission(path)
-    except BaseException as error:
-        module = {'import': True, **describe(error, path)}
-    while True:
-        request = receive(requests)
-        send(answers, request['token'], *answer(request, module, path))
-
-
-main()
+        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == path]
+        if isinstance(error, SyntaxError) and error.filename == path:
+            lines = [error.lineno]
+        return {'error': f'{type(error).__name__}: {error}'[:300], 'line': lines[-1] if lines else None}
+    except BaseException:
+        return {'error': 'an exception that cannot be shown', 'line': None}
