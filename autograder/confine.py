@@ -287,9 +287,12 @@ def keep(child, folder, user, separate):
     status = exit_status(os.waitpid(child, 0)[1])
     if user and not separate:
         end_all_of(user)
-    with contextlib.suppress(ChildProcessError):       # whose parents have ended have become ours
-        while True:
-            os.wait()
+    elif not separate:
+        with contextlib.suppress(OSError):
+            os.killpg(child, signal.SIGKILL)           # at least those that have not left its group
+    with contextlib.suppress(ChildProcessError):       # those whose parents have ended have become ours
+        while os.waitpid(-1, 0 if user or separate else os.WNOHANG)[0]:
+            pass
     os.chdir('/')
     if separate:
         os.rmdir(folder)                               # what was in it was in the other file system
@@ -335,6 +338,7 @@ def end_all_of(user):
 def shut_in(folder, user, keep_reading, separate, memory, seconds, hidden, missing):
     """Give up what this process can do without."""
     rules = landlock_rules(folder, hidden)
+    os.setsid()
     if user:
         become(user, keep_reading)
     elif separate or os.geteuid() == 0:
@@ -353,7 +357,8 @@ def shut_in(folder, user, keep_reading, separate, memory, seconds, hidden, missi
         if landlock_version() < 6 and not (user or separate):
             missing.append('Landlock of Linux 6.12 or later: this one lets signals be sent to other processes')
     if not (user or separate):
-        missing.append('a safe end to all processes: the submission may start neither processes nor threads instead')
+        missing.append('a safe end to all processes' + ('' if os.geteuid() == 0 else
+                       ': the submission may start neither processes nor threads instead'))
     limits = {'CPU': seconds, 'AS': memory, 'FSIZE': MAX_FILE, 'NOFILE': 256, 'CORE': 0,
               'NPROC': MAX_PROCESSES if user or separate else 0}
     for name, limit in limits.items():

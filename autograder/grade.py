@@ -627,7 +627,7 @@ def grade_question(question, submission, seed, timeout, deadline):
     importing the submission again, if that is necessary, is not counted as a part of the timeout."""
     function, points = QUESTIONS[question]
     cases = make_cases(question, np.random.RandomState([seed, int(question[1:])]))
-    right, feedback, left = 0, [], timeout
+    right, feedback, left, errors = 0, [], timeout, False
     for case in cases:
         problem, warning = 'no time was left for this case', None
         if left > 0 and time.monotonic() < deadline:
@@ -638,6 +638,7 @@ def grade_question(question, submission, seed, timeout, deadline):
                     answer = submission.call(function, case, min(start + left, deadline))
                 finally:
                     left -= time.monotonic() - start
+                errors = errors or 'error' in answer
                 problem = describe(answer) or find_mistake(answer.get('result'), case)
                 if answer.get('changed') is not None:
                     warning = name_change(answer['changed'], case)
@@ -646,6 +647,8 @@ def grade_question(question, submission, seed, timeout, deadline):
         right += problem is None
         feedback += [f"{'right' if problem is None else 'WRONG'}  {function}, {case.title}",
                      *(f'           {printable(text)}' for text in (problem, warning) if text)]
+    if errors:                                         # it may have left memory or threads behind
+        submission.end(deadline)
     return rounded(points * right / len(cases)), feedback
 
 

@@ -1,0 +1,467 @@
+"""A submission cannot get out of its cage: not as root, not as an ordinary user, not where there are no namespaces.
+
+Every hostile submission here is bounded: what it starts ends by itself after a minute, what it writes is small.
+"""
+
+import concurrent.futures
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from grading import (AUTOGRADER, LOOPS, NOBODY, POINTS, ROOT, SYSTEM_CALLS, Grader, can_be_nobody, open_folder,
+                     processes_of, relu, scores, with_function, without)
+
+LINUX = sys.platform == 'linux'
+AS_NOBODY = LINUX and can_be_nobody()
+FORGED = '{"scores": {"Q1": 20, "Q2": 999}, "scoreboard": [999]}'
+RIGHT = "return {**input, 'data': np.maximum(input['data'], 0)}"
+
+
+def indented(text):
+    return ''.join(f'    {line}\n' for line in text.strip('\n').splitlines())
+
+
+EVERY_DESCRIPTOR = f'''
+import os
+for fd in range(64):
+    try:
+        os.write(fd, b"""\\n{FORGED}\\n""")
+    except OSError:
+        pass
+'''
+ALWAYS_EQUAL = '''
+    __eq__ = __ne__ = lambda self, other: True
+    __array_ufunc__ = lambda self, *a, **k: np.True_
+    __hash__ = None
+    all = any = __bool__ = lambda self, *a: True
+'''
+# A message in the worker's own form, with the token that it waits for. The caller's frames have both.
+FORGED_ANSWER = '''
+import json, os, sys
+frame = sys._getframe()
+while "request" not in frame.f_locals:
+    frame = frame.f_back
+def forge(header):
+    header = header.encode()
+    message = frame.f_locals["request"]["token"].encode() + len(header).to_bytes(8, "big") + header
+    for fd in range(3, 64):
+        try:
+            os.write(fd, message)
+        except OSError:
+            pass
+'''
+
+# Those that run into a limit of time: (the questions that get no points, source). None stands for all questions.
+WAITING = {
+    'import sleeps for ever': (None, 'import time\ntime.sleep(1e6)\n' + LOOPS),
+    'infinite loop': ('Q2', relu('    while True: pass')),
+    'sleeps for ever': ('Q2', relu('    import time; time.sleep(1e6)')),
+    'stops itself': ('Q2', relu('    import os, signal; os.kill(os.getpid(), signal.SIGSTOP)')),
+    'descriptors closed': ('Q2', relu('    import os; os.closerange(0, 64)')),
+    'answers without end': ('Q2', relu(indented('''
+import os, time
+while True:
+    for fd in range(3, 16):
+        try:
+            os.write(fd, b"x" * 4096)
+        except OSError:
+            pass
+    time.sleep(0.01)'''))),
+    'a child traces its parent': ('Q2', relu(indented('''
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+worker = os.getpid()
+if os.fork() == 0:
+    if libc.ptrace(0x4206, worker, None, None) == 0:
+        libc.ptrace(0x4207, worker, None, None)
+    time.sleep(60)
+    os._exit(0)
+time.sleep(60)'''))),
+}
+
+# The others.
+QUICK = {
+    'syntax error': (None, LOOPS + '\ndef broken(:\n'),
+    'import of what is not there': (None, 'import no_such_module\n' + LOOPS),
+    'import exits with 0': (None, 'import sys\nsys.exit(0)\n' + LOOPS),
+    'import ends the process': (None, 'import os\nos._exit(0)\n' + LOOPS),
+    'source that is not UTF-8': (None, b'name = "\xff\xfe"\n' + LOOPS.encode()),
+    'import prints, reads and changes the folder': ('', 'import os, sys\nprint("x" * 10 ** 6)\nsys.stdin.read()\n'
+                                                    'open("left-behind", "w").write("x")\nos.chdir("/")\n' + LOOPS),
+    'forged result on every descriptor at import': ('', EVERY_DESCRIPTOR + LOOPS),
+    'NumPy functions replaced': ('', LOOPS + (
+        '\nfor name in ("array_equal", "allclose", "isclose", "abs", "isfinite", "frombuffer", "dtype", "asarray"):\n'
+        '    setattr(np, name, lambda *a, **k: True)\n')),
+    'NumPy functions replaced, ReLU wrong': ('Q2', relu('    return dict(input)') + (
+        '\nfor name in ("array_equal", "allclose", "isclose", "abs", "isfinite"):\n'
+        '    setattr(np, name, lambda *a, **k: True)\n')),
+    'modules replaced': ('', LOOPS + ('\nimport sys, json, os\njson.dumps = json.loads = lambda *a, **k: "{}"\n'
+                                      'os.write = os.read = lambda *a: 0\n'
+                                      'fakes = {name: type(sys)(name) for name in ("numpy", "json", "traceback")}\n'
+                                      'vars(fakes["numpy"]).update(vars(np), array_equal=lambda *a: True, abs=None)\n'
+                                      'sys.modules.update(fakes)\nsys.modules.pop("os")\n')),
+    'unbounded allocation': ('Q2', relu('    hoard = []\n    while True: hoard.append(np.ones(10 ** 6))')),
+    'crash of the interpreter': ('Q2', relu('    import os; os.abort()')),
+    'sys.exit': ('Q2', relu('    import sys; sys.exit(0)')),
+    'os._exit': ('Q2', relu('    import os; os._exit(0)')),
+    'endless recursion': ('Q2', relu('    return relu_forward(input, layer)')),
+    'exception that cannot be shown': ('Q2', relu(
+        '    class E(Exception):\n        def __str__(self): raise self\n    raise E')),
+    'exception with unprintable characters': ('Q2', relu(r"    raise ValueError('\ud800 \x1b[2J\x00 \u202e é')")),
+    'forged result printed': ('Q2', relu(f"    print('''{FORGED}''')\n    return {FORGED}")),
+    'forged result on every descriptor': ('Q2', relu(indented(EVERY_DESCRIPTOR + '\nreturn None'))),
+    'NaN': ('Q2', relu("    return {**input, 'data': input['data'] * np.nan}")),
+    'subclass that equals everything': ('Q2', relu(
+        f"    class A(np.ndarray):{indented(ALWAYS_EQUAL.rstrip())}    return {{**input, 'data': input['data'].view(A)}}"
+        .replace('ndarray):', 'ndarray):\n'))),
+    'object that equals everything': ('Q2', relu(f'    class A:\n{indented(ALWAYS_EQUAL)}    return A()')),
+    'array of objects': ('Q2', relu("    return {**input, 'data': input['data'].astype(object)}")),
+    'height is an array': ('Q2', relu(indented(RIGHT.replace('}', ", 'height': np.array([2, 2])}")))),
+    'height is an empty array': ('Q2', relu(indented(RIGHT.replace('}', ", 'height': np.zeros(0)}")))),
+    'height is infinite': ('Q2', relu(indented(RIGHT.replace('}', ", 'height': np.inf}")))),
+    'height is huge': ('Q2', relu(indented(RIGHT.replace('}', ", 'height': 10 ** 5000}")))),
+    'answer of a gigabyte': ('Q2', relu("    return {**input, 'data': np.zeros((2 ** 27, 1))}")),
+    'answer that contains itself': ('Q2', relu("    x = dict(input)\n    x['data'] = x\n    return x")),
+    'forged answer of many megabytes': ('Q2', relu(indented(FORGED_ANSWER + 'forge("[" + "[]," * 20000000 + "[]]")'))),
+    'forged answer of the wrong form': ('Q2', relu(indented(FORGED_ANSWER + (
+        'forge(json.dumps({"sizes": [], "result": ["dict", [[["a"], 7]]], "changed": {"x": [[]]}}))')))),
+    'no answer at all': ('Q2', relu('    pass')),
+    'arguments kept and changed later': ('', LOOPS + (
+        '\nkept = []\ndef keeping(function):\n    def call(*arguments):\n'
+        '        for array in kept: array.fill(7)\n'
+        '        kept.extend(a["data"] for a in arguments if isinstance(a, dict) and "data" in a)\n'
+        '        result = function(*arguments)\n        return result\n    return call\n'
+        'relu_forward, relu_backward = keeping(relu_forward), keeping(relu_backward)\n')),
+    'folders nested without end': ('', relu(indented(f'''
+import os
+if not hasattr(relu_forward, "done"):
+    relu_forward.done = True
+    for _ in range(2000):
+        os.mkdir("deep")
+        os.chdir("deep")
+    open("file", "w").close()
+    os.symlink("/", "link")
+    os.chmod(".", 0)
+{RIGHT}'''))),
+    'many files': ('', relu(indented(f'''
+import os
+try:
+    for number in range(20000):
+        os.close(os.open(f"file-{{number}}", os.O_CREAT))
+except OSError:
+    pass
+{RIGHT}'''))),
+    'answers of the grader': ('Q2', f'import sys\nsys.path.append({str(AUTOGRADER)!r})\n' + relu(indented('''
+import grade
+return grade.relu_forward(input)'''))),
+}
+
+# These start processes, or try to reach some: (questions lost, questions lost where no process can be started, source).
+PROCESSES = {
+    'background thread': ('', None, LOOPS + '''
+import threading, time
+threading.Thread(target=time.sleep, args=[60], daemon=True).start()
+'''),
+    'child process that stays': ('', None, LOOPS + '''
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+'''),
+    'daemon with no ties': ('', None, LOOPS + '''
+import os, sys
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.closerange(0, 64)
+    os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)", os.environ["HOME"]], {})
+'''),
+    'as many processes as there may be': ('Q2', 'Q2', relu(indented('''
+import os, time
+for _ in range(500):
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)'''))),
+    'forks and exits without end': ('', None, LOOPS + '''
+import os, time
+end = time.monotonic() + 60
+if os.fork() == 0:
+    os.setsid()
+    while time.monotonic() < end:
+        try:
+            if os.fork():
+                os._exit(0)
+        except OSError:
+            pass
+    os._exit(0)
+'''),
+    'threads without end': ('Q2', 'Q2', relu(indented('''
+import threading, time
+for _ in range(500):
+    threading.Thread(target=time.sleep, args=[60], daemon=True).start()'''))),
+    'signals to whatever answers': ('', '', LOOPS + '''
+import os, signal
+for process in (os.getppid(), *range(max(2, os.getpid() - 20), os.getpid())):
+    try:
+        os.kill(process, signal.SIGSTOP)
+    except OSError:
+        pass
+'''),
+}
+
+
+def sources(*cases):
+    return {name: source for case in cases for name, (*_, source) in case.items()}
+
+
+@pytest.fixture(scope='module')
+def folder():
+    with open_folder() as folder:
+        yield folder
+
+
+def grader(folder, name, **settings):
+    folder = folder / name
+    folder.mkdir()
+    return Grader(folder, **settings)
+
+
+USERS = [None, pytest.param(NOBODY, marks=pytest.mark.skipif(not AS_NOBODY, reason='root alone can be nobody'))]
+
+
+# Who grades: an ordinary user gets those that are about the cage; without namespaces those that start processes.
+CAGE = ['unbounded allocation', 'forged answer of many megabytes', 'folders nested without end', 'many files',
+        'answers of the grader', 'crash of the interpreter', 'forged result on every descriptor']
+KINDS = {'as who runs the tests': (None, [], [*WAITING, *QUICK, *PROCESSES]),
+         'as an ordinary user': (NOBODY, [], ['stops itself', 'a child traces its parent', *CAGE, *PROCESSES]),
+         'without namespaces': (None, ['unshare'], [*PROCESSES]),
+         'as an ordinary user without namespaces': (NOBODY, ['unshare'], [*PROCESSES])}
+HAS_FILTER = LINUX and os.uname().machine in SYSTEM_CALLS
+POSSIBLE = [kind for kind, (user, denied, _) in KINDS.items()
+            if (AS_NOBODY or not user) and (HAS_FILTER or not denied)]
+has_filter = pytest.mark.skipif(not HAS_FILTER, reason='no filter for this system')
+
+
+@pytest.fixture(scope='module')
+def graded(folder):
+    """All of the above, graded: dict, (kind, name) -> finished process. The ones that wait do so at the same time."""
+    every, done = sources(WAITING, QUICK, PROCESSES), {}
+    with concurrent.futures.ThreadPoolExecutor(16) as waiting, concurrent.futures.ThreadPoolExecutor(4) as quick:
+        for kind in POSSIBLE:
+            user, denied, names = KINDS[kind]
+            slow = grader(folder, f'{kind}, waiting', user=user, denied=denied, timeout=20)
+            fast = grader(folder, kind, user=user, denied=denied)
+            for name in names:
+                pool, one = (waiting, slow) if name in WAITING else (quick, fast)
+                done[kind, name] = pool.submit(one.source, every[name], '--memory', '800')
+    return {key: future.result() for key, future in done.items()}
+
+
+def check(process, lost):
+    assert scores(process) == (without(*POINTS) if lost is None else without(lost))
+    assert 'Traceback' not in process.stdout + process.stderr
+    assert '999' not in process.stdout.splitlines()[-1]
+    assert process.left == []
+
+
+@pytest.mark.parametrize('kind, name', [(kind, name) for kind in POSSIBLE for name in KINDS[kind][2]])
+def test_a_hostile_submission_changes_no_score_but_its_own(graded, kind, name):
+    """Without namespaces root still has another user, whose processes it can end at once; others may start none."""
+    user, denied, _ = KINDS[kind]
+    none_may_start = denied and (user or os.geteuid() != 0)
+    process = graded[kind, name]
+    check(process, PROCESSES[name][1] if none_may_start and name in PROCESSES else
+          {**WAITING, **QUICK, **PROCESSES}[name][0])
+    if 'not on this system: Landlock' not in process.stderr:
+        assert ('not on this system: namespaces' in process.stderr) == bool(denied)
+        assert ('neither processes nor threads' in process.stderr) == bool(none_may_start)
+
+
+@pytest.mark.skipif(not LINUX, reason='looks for processes in /proc')
+def test_nothing_is_left(graded, folder):
+    assert processes_of(folder) == []
+
+
+def test_feedback_says_what_went_wrong(graded):
+    def text(name):
+        return graded['as who runs the tests', name].stdout
+
+    assert 'no answer in time' in text('infinite loop')
+    assert 'signal 6' in text('crash of the interpreter')
+    assert 'exit status 0' in text('os._exit')
+    assert 'MemoryError' in text('unbounded allocation')
+    assert 'the result is None; expected a dict' in text('no answer at all')
+    assert "the result['height'] is an array of shape (2,); expected" in text('height is an array')
+    assert 'the answer is too large' in text('forged answer of many megabytes')
+    assert r'ValueError: \ud800 \x1b[2J\x00 \u202e é' in text('exception with unprintable characters')
+    source = QUICK['sys.exit'][1].splitlines()
+    line = source.index('    import sys; sys.exit(0)') + 1
+    assert f'SystemExit: 0 (line {line} of cnn_lenet.py)' in text('sys.exit')
+    assert 'SyntaxError' in text('syntax error')
+    assert "No module named 'no_such_module'" in text('import of what is not there')
+
+
+def test_error_texts_are_printed_where_only_ascii_can_be(folder):
+    process = grader(folder, 'ascii').source(QUICK['exception with unprintable characters'][1], LC_ALL='C',
+                                             PYTHONCOERCECLOCALE='0', PYTHONUTF8='0', PYTHONIOENCODING='ascii')
+    check(process, 'Q2')
+    assert r'\ud800 \x1b[2J\x00 \u202e \xe9' in process.stdout
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What a submission sees and can write
+# ---------------------------------------------------------------------------------------------------------------
+
+LOOK = '''
+import os, sys
+def attempt(name, function):
+    try:
+        function()
+        seen.append(name)
+    except OSError:
+        pass
+seen = []
+attempt("the grader", lambda: open({grader!r}).close())
+attempt("a submission", lambda: open({beside!r} + "/cnn_lenet.py").close())
+attempt("the folder of the submissions", lambda: os.listdir({beside!r}))
+attempt("the temporary folder", lambda: os.listdir(os.path.dirname(os.getcwd())))
+attempt("processes", lambda: os.listdir("/proc"))
+attempt("a process", lambda: open("/proc/%d/status" % os.getppid()).close())
+attempt("writing beside its folder", lambda: open(os.getcwd() + "-beside", "w").close())
+attempt("writing to the temporary folder", lambda: open("/tmp/" + os.path.basename(os.getcwd()), "w").close())
+attempt("writing to Python", lambda: open(os.path.dirname(np.__file__) + "/hw7-test", "w").close())
+attempt("changing a mode", lambda: os.chmod({beside!r}, 0o755))
+attempt("writing to its folder", lambda: open("file", "w").close())
+attempt("running Python", lambda: os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-c", ""], {{}}), 0))
+def relu_forward(input, layer):
+    raise ValueError("seen: " + ", ".join(seen))
+'''
+
+
+@pytest.mark.parametrize('user', USERS)
+@pytest.mark.parametrize('denied', [[], pytest.param(['unshare'], marks=has_filter),
+                                    pytest.param(['landlock'], marks=has_filter)])
+def test_a_submission_sees_python_and_its_own_folder(folder, user, denied):
+    """With Landlock, whatever else is missing. Without Landlock files can be read, but not written."""
+    one = grader(folder, f'look-{user}-{"".join(denied)}', user=user, denied=denied)
+    beside = one.folder / 'beside'
+    beside.mkdir()
+    (beside / 'cnn_lenet.py').write_text(LOOPS)
+    if user:
+        os.chown(beside, user, user)
+    process = one.source(LOOPS + LOOK.format(grader=str(AUTOGRADER / 'grade.py'), beside=str(beside)))
+    seen = set(re.search('seen: (.*?) [(]', process.stdout)[1].split(', '))
+    may = {'writing to its folder', 'running Python'}
+    if 'unshare' in denied and (user or os.geteuid()):
+        may = {'writing to its folder', 'changing a mode'}
+    if 'landlock' in denied:
+        assert 'not on this system: Landlock' in process.stderr
+        assert not any(what.startswith(('writing to t', 'writing to P', 'changing')) for what in seen)
+    elif 'not on this system: Landlock' not in process.stderr:
+        assert seen == may
+    assert process.left == []
+
+
+def test_nothing_is_imported_once_a_submission_has_run(tmp_path):
+    """Whoever could write to the environment's files would change what the grader imports next."""
+    (tmp_path / 'cnn_lenet.py').write_text(LOOPS)
+    script = f'''
+import subprocess, sys
+sys.path.insert(0, {str(AUTOGRADER)!r})
+sys.dont_write_bytecode = True
+import grade
+imported, started = [], []
+def watch(event, arguments):
+    if event == "subprocess.Popen":
+        started.append(event)
+    if event == "import" and started:
+        imported.append(arguments[0])
+sys.addaudithook(watch)
+grade.main([{str(tmp_path)!r}, "--gradescope", {str(tmp_path / "results.json")!r}, "-A"])
+assert started
+print(imported)
+'''
+    process = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=600)
+    assert process.stdout.splitlines()[-1] == '[]', process.stdout + process.stderr
+
+
+@pytest.mark.parametrize('user', USERS)
+def test_the_results_are_the_graders_alone(folder, user):
+    """The submission knows where they belong, leaves a daemon that writes there, and has a pipe in the way."""
+    one = grader(folder, f'results-{user}', user=user)
+    results = one.folder / 'results.json'
+    os.mkfifo(results)
+    process = one.source(LOOPS + f'''
+import os, time
+def forge():
+    try:
+        with open(os.open({str(results)!r}, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK), "w") as file:
+            file.write({FORGED!r})
+    except OSError:
+        pass
+forge()
+if os.fork() == 0:
+    os.setsid()
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        forge()
+        time.sleep(0.01)
+    os._exit(0)
+''', '--gradescope', str(results))
+    assert scores(process) == POINTS
+    assert json.loads(results.read_text())['score'] == 73
+    assert [name for name in os.listdir(one.folder) if name.startswith('.')] == []
+    assert processes_of(one.folder) == []
+
+
+def test_all_questions_are_asked_in_one_process_until_it_ends(folder):
+    """So a slow import is paid for once. After a call that ends the process there is a new one."""
+    noted = LOOPS + '\nimport os\ncalls = []\n' + ''.join(
+        f'def noting(function):\n    def call(*a):\n        calls.append(function.__name__)\n        return function(*a)\n'
+        f'    return call\n{name} = noting({name})\n' for name in ('pooling_layer_forward', 'relu_backward'))
+    last = '\ndef sgd_momentum(*a):\n    raise ValueError(f"{len(calls)} calls, the first of {calls[0]}")\n'
+    one = grader(folder, 'one')
+    assert 'ValueError: 8 calls, the first of pooling_layer_forward' in one.source(noted + last).stdout
+    ends = with_function('inner_product_forward', '    os._exit(1)', noted) + last
+    assert 'ValueError: 3 calls, the first of relu_backward' in one.source(ends).stdout
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_a_grader_that_is_ended_leaves_nothing(folder, number):
+    """The submission says by a line in a pipe that it runs; the test then waits for the cage to be gone."""
+    one = grader(folder, f'ended-{number}')
+    temporary = one.folder / 'temporary'
+    temporary.mkdir()
+    (one.folder / 'cnn_lenet.py').write_text('import time\ntime.sleep(60)\n')
+    process = subprocess.Popen([sys.executable, str(AUTOGRADER / 'grade.py'), str(one.folder / 'cnn_lenet.py')],
+                               stdout=subprocess.DEVNULL, env={**os.environ, 'TMPDIR': str(temporary)})
+    assert wait(lambda: os.listdir(temporary))
+    process.send_signal(number)
+    assert process.wait(timeout=60) == (143 if number == signal.SIGTERM else -number)
+    assert wait(lambda: not os.listdir(temporary))
+    assert wait(lambda: not processes_of(one.folder))
+
+
+def wait(condition):
+    """Whether something comes true within a minute."""
+    end = time.monotonic() + 60
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
+
+
+@has_filter
+@pytest.mark.skipif(os.geteuid() != 0, reason='root alone has other users')
+def test_root_without_any_means_grades_and_says_so(folder):
+    """Where the Python installation is closed to others there is then no other user either."""
+    process = grader(folder, 'bare', denied=['unshare', 'landlock']).source(LOOPS)
+    assert scores(process) == POINTS
+    assert 'not on this system: Landlock' in process.stderr and 'namespaces' in process.stderr
+    assert process.left == []
+
+
