@@ -6,7 +6,7 @@ pipes. It becomes two or three processes:
     keeper   stays outside, as the grader's user. When the worker ends, or the grader asks for it or dies, the keeper
              ends every process in the cage and removes its folder.
     init     only with namespaces: the first process of the new one. When it ends, the kernel ends all others in it.
-    worker   shuts itself in and then does its job: worker.py, which calls a submission, or archive.py, which unpacks one.
+    worker   shuts itself in and then does its job: worker.py calls a submission, archive.py unpacks one.
 
 Each means of the system is used where it is there. Those that are not are named in the worker's first message.
 """

@@ -28,11 +28,10 @@ from pathlib import Path
 if __name__ == '__main__':
     sys.dont_write_bytecode = True
 
-import numpy as np
-import numpy.random  # here and not when it is first used: by then a submission has run
-
 import archive
 import cage
+import numpy as np
+import numpy.random  # here and not when it is first used: by then a submission has run
 
 QUESTIONS = {
     'Q1': ('pooling_layer_forward', 20),
@@ -47,7 +46,10 @@ QUESTIONS = {
 
 def main(argv=None):
     """Grade, print, write. Exit status 0 if the grading worked, whatever the score; 2 for a wrong call."""
-    flags = get_parser().parse_args(argv)
+    parser = get_parser()
+    flags = parser.parse_args(argv)
+    if flags.csv and not os.path.isdir(flags.submission):
+        parser.error(f'{flags.submission} is not a folder; --csv takes a folder of submissions')
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))       # so that what has been started is cleaned up
     sys.stdout.reconfigure(errors='backslashreplace')
     sys.stderr.reconfigure(errors='backslashreplace')
@@ -316,8 +318,10 @@ def relu_backward_cases(rng):
 def inner_product_inputs(rng):
     """(title, input, layer, param)."""
     for h, w, c, n, num in INNER_PRODUCTS:
-        yield (f'input {h} x {w} x {c}, batch {n}, num = {num}', structure(rng.randn(h * w * c, n), h, w, c),
-               {'type': 'IP', 'num': num, 'init_type': 'uniform'}, {'w': rng.randn(h * w * c, num), 'b': rng.randn(num)})
+        title = f'input {h} x {w} x {c}, batch {n}, num = {num}'
+        layer = {'type': 'IP', 'num': num, 'init_type': 'uniform'}
+        param = {'w': rng.randn(h * w * c, num), 'b': rng.randn(num)}
+        yield title, structure(rng.randn(h * w * c, n), h, w, c), layer, param
 
 
 def inner_product_forward_cases(rng):

@@ -1,4 +1,4 @@
-"""What the tests of the grader share: running it, as root or as an ordinary user, on the loop solution and its variants."""
+"""What the tests of the grader share: variants of the loop solution, and the grader run on them by different users."""
 
 import concurrent.futures
 import contextlib
@@ -73,8 +73,9 @@ class Grader:
         temporary = tempfile.mkdtemp(dir=self.folder)
         if self.user:
             os.chown(temporary, self.user, self.user)
-        process = subprocess.run([*self.program, str(path), '-A', '--timeout', str(self.timeout), *flags], text=True,
-                                 capture_output=True, timeout=600, env={**os.environ, 'TMPDIR': temporary, **environment})
+        command = [*self.program, str(path), '-A', '--timeout', str(self.timeout), *flags]
+        process = subprocess.run(command, capture_output=True, text=True, timeout=900,
+                                 env={**os.environ, 'TMPDIR': temporary, **environment})
         process.left = os.listdir(temporary)
         return process
 
@@ -125,8 +126,8 @@ def processes_of(folder):
 # Numbers of system calls, for a filter that denies them.
 SYSTEM_CALLS = {'x86_64': {'unshare': 272, 'landlock': 444}, 'aarch64': {'unshare': 97, 'landlock': 444}}
 
-# Run a command as another user, without some system calls. Where Python lies in a folder that is closed to others, that folder is covered by an
-# empty one that shows Python alone, in a view of the files (a mount namespace) that only this process has.
+# Run a command as another user, without some system calls. Where Python lies in a folder that is closed to others, that
+# folder is covered by an empty one that shows Python alone, in a view of the files (a mount namespace) of this process.
 AS_USER = r'''
 import ctypes, json, os, struct, sys
 user, denied, command = int(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
@@ -139,7 +140,8 @@ def check(result):
 
 
 closed = {}
-for path in {os.path.realpath(p) for p in (sys.prefix, sys.base_prefix)} | {sys.prefix, os.path.dirname(sys.executable)}:
+needed = {sys.prefix, sys.base_prefix, os.path.dirname(sys.executable)}
+for path in needed | set(map(os.path.realpath, needed)):
     parts = path.split('/')
     for count in range(2, len(parts)):
         above = '/'.join(parts[:count])

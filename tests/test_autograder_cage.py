@@ -11,11 +11,23 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from grading import (AUTOGRADER, LOOPS, NOBODY, POINTS, ROOT, SYSTEM_CALLS, Grader, can_be_nobody, open_folder,
-                     processes_of, relu, scores, with_function, without)
+from grading import (
+    AUTOGRADER,
+    LOOPS,
+    NOBODY,
+    POINTS,
+    SYSTEM_CALLS,
+    Grader,
+    can_be_nobody,
+    open_folder,
+    processes_of,
+    relu,
+    scores,
+    with_function,
+    without,
+)
 
 LINUX = sys.platform == 'linux'
 AS_NOBODY = LINUX and can_be_nobody()
@@ -118,8 +130,7 @@ QUICK = {
     'forged result on every descriptor': ('Q2', relu(indented(EVERY_DESCRIPTOR + '\nreturn None'))),
     'NaN': ('Q2', relu("    return {**input, 'data': input['data'] * np.nan}")),
     'subclass that equals everything': ('Q2', relu(
-        f"    class A(np.ndarray):{indented(ALWAYS_EQUAL.rstrip())}    return {{**input, 'data': input['data'].view(A)}}"
-        .replace('ndarray):', 'ndarray):\n'))),
+        f"    class A(np.ndarray):\n{indented(ALWAYS_EQUAL)}    return {{**input, 'data': input['data'].view(A)}}")),
     'object that equals everything': ('Q2', relu(f'    class A:\n{indented(ALWAYS_EQUAL)}    return A()')),
     'array of objects': ('Q2', relu("    return {**input, 'data': input['data'].astype(object)}")),
     'height is an array': ('Q2', relu(indented(RIGHT.replace('}', ", 'height': np.array([2, 2])}")))),
@@ -254,7 +265,7 @@ def graded(folder):
     with concurrent.futures.ThreadPoolExecutor(16) as waiting, concurrent.futures.ThreadPoolExecutor(4) as quick:
         for kind in POSSIBLE:
             user, denied, names = KINDS[kind]
-            slow = grader(folder, f'{kind}, waiting', user=user, denied=denied, timeout=20)
+            slow = grader(folder, f'{kind}, waiting', user=user, denied=denied, timeout=15)
             fast = grader(folder, kind, user=user, denied=denied)
             for name in names:
                 pool, one = (waiting, slow) if name in WAITING else (quick, fast)
@@ -422,8 +433,8 @@ if os.fork() == 0:
 def test_all_questions_are_asked_in_one_process_until_it_ends(folder):
     """So a slow import is paid for once. After a call that ends the process there is a new one."""
     noted = LOOPS + '\nimport os\ncalls = []\n' + ''.join(
-        f'def noting(function):\n    def call(*a):\n        calls.append(function.__name__)\n        return function(*a)\n'
-        f'    return call\n{name} = noting({name})\n' for name in ('pooling_layer_forward', 'relu_backward'))
+        f'def {name}(*a, plain={name}):\n    calls.append({name!r})\n    return plain(*a)\n'
+        for name in ('pooling_layer_forward', 'relu_backward'))
     last = '\ndef sgd_momentum(*a):\n    raise ValueError(f"{len(calls)} calls, the first of {calls[0]}")\n'
     one = grader(folder, 'one')
     assert 'ValueError: 8 calls, the first of pooling_layer_forward' in one.source(noted + last).stdout

@@ -1,0 +1,283 @@
+"""Right answers in any clothes get their points; wrong ones never do; the seed makes no difference to a score."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from grading import AUTOGRADER, LOOPS, POINTS, ROOT, Grader, changed, open_folder, relu, scores, with_function, without
+
+# Right, but not as most would write it: (change of the loop solution).
+ODD = {
+    'default dict': relu("""
+    import collections
+    output = collections.defaultdict(lambda: None, input)
+    output['data'] = np.maximum(input['data'], 0)
+    return output"""),
+    'ordered dict with a key None and lists': relu("""
+    import collections
+    return collections.OrderedDict([(None, 1), ('places', list(range(10 ** 6))), *input.items(),
+                                    ('data', np.maximum(input['data'], 0))])"""),
+    'sizes as NumPy numbers': relu("""
+    return {'data': np.maximum(input['data'], 0), 'height': np.int64(input['height']),
+            'width': np.array(input['width']), 'channel': np.float32(input['channel']),
+            'batch_size': float(input['batch_size'])}"""),
+    'named tuples': changed('    return param_grad, input_od', """
+    import collections
+    return collections.namedtuple('Gradients', 'param_grad input_od')(param_grad, input_od)""") + """
+import collections
+def sgd_momentum(*a, plain=sgd_momentum):
+    return collections.namedtuple('State', 'params winc')(*plain(*a))
+""",
+    'keys that are NumPy integers': LOOPS + """
+def sgd_momentum(*a, plain=sgd_momentum):
+    return [{np.int64(i): value for i, value in tree.items()} for tree in plain(*a)]
+""",
+    'big-endian': LOOPS + """
+def relu_backward(*a, plain=relu_backward):
+    return plain(*a).astype('>f8')
+""",
+    'long double': LOOPS + """
+def relu_backward(*a, plain=relu_backward):
+    return plain(*a).astype(np.longdouble)
+""",
+    'another order in memory, a view, a matrix': LOOPS + """
+def relu_backward(*a, plain=relu_backward):
+    return np.asfortranarray(plain(*a))
+def pooling_layer_backward(*a, plain=pooling_layer_backward):
+    return np.repeat(plain(*a), 2, axis=1)[:, ::2]
+def inner_product_forward(*a, plain=inner_product_forward):
+    return {**plain(*a), 'data': np.matrix(plain(*a)['data'])}
+""",
+    'single precision throughout': LOOPS + """
+def single(value):
+    if isinstance(value, np.ndarray):
+        return value.astype(np.float32)
+    if isinstance(value, dict):
+        return {key: single(item) for key, item in value.items()}
+    return value
+def in_single(function):
+    def call(*arguments):
+        result = function(*map(single, arguments))
+        return tuple(map(single, result)) if isinstance(result, tuple) else single(result)
+    return call
+for name in ('pooling_layer_forward', 'pooling_layer_backward', 'relu_forward', 'relu_backward',
+             'inner_product_forward', 'inner_product_backward', 'sgd_momentum'):
+    globals()[name] = in_single(globals()[name])
+""",
+    'ReLU in place': relu("""
+    input['data'][input['data'] < 0] = 0
+    return dict(input)"""),
+    'solver in place': with_function('sgd_momentum', """
+    for i in params:
+        for key, rate, c in (('w', w_rate, decay), ('b', b_rate, 0)):
+            param_winc[i][key] = mu * param_winc[i][key] + rate * (param_grad[i][key] + c * params[i][key])
+            params[i][key] -= param_winc[i][key]
+    return params, param_winc"""),
+    'num as the height of an inner product': changed("'height': layer['num'], 'width': 1, 'channel': 1",
+                                                     "'width': 1, 'height': layer['num'], 'channel': 1"),
+    'NumPy complains and warns': 'import numpy\nnumpy.seterr(all="raise")\n' + LOOPS,
+    'arguments of a program at import': 'import argparse\nargparse.ArgumentParser().parse_args()\n' + LOOPS,
+}
+
+PLAIN_FD = """
+    x = input['data'].astype(float)
+    f = lambda x: forward({**input, 'data': x}, layer)['data']
+    before, od = f(x), np.zeros(x.shape)
+    for r in range(x.shape[0]):
+        step = STEP
+        shifted = x.copy()
+        shifted[r] += step
+        od[r] = (output['diff'] * (f(shifted) - before)).sum(axis=0) / step
+    return od"""
+FAST_POOLING = """
+    k, s = layer['k'], layer['stride']
+    x = input['data'].reshape(input['height'], input['width'], input['channel'], -1)
+    h, w = (x.shape[0] - k) // s + 1, (x.shape[1] - k) // s + 1
+    out = np.max([x[a:a + s * h:s, b:b + s * w:s][:h, :w] for a in range(k) for b in range(k)], axis=0)
+    return {'height': h, 'width': w, 'channel': x.shape[2], 'batch_size': x.shape[3],
+            'data': out.reshape(-1, x.shape[3])}"""
+
+
+def by_differences(name, step):
+    """The loop solution with a backward function by finite differences of its forward function."""
+    forward = name.replace('backward', 'forward')
+    body = f'    forward = {forward}' + PLAIN_FD.replace('STEP', step)
+    return with_function(name, body, with_function('pooling_layer_forward', FAST_POOLING))
+
+
+# Wrong in every case: (question, source).
+WRONG = {
+    'the mean of a window': ('Q1', changed(', ch].max()', ', ch].mean()')),
+    'a window begins with 0': ('Q1', changed(', ch].max()', ', ch].max(initial=0)')),
+    'channels mixed up': ('Q1', changed(', ch].max()', '].max()')),
+    'another order of the axes': ('Q1', changed('= pooled.flatten()', '= pooled.transpose(2, 0, 1).flatten()')),
+    'gradient to the smallest': ('Q4', changed('window.argmax()', 'window.argmin()')),
+    'gradient to the whole window': ('Q4', changed(
+        'od[i * stride + a, j * stride + b, ch] += diff[i, j, ch]',
+        'od[i * stride:i * stride + k, j * stride:j * stride + k, ch] += diff[i, j, ch]')),
+    'leaky ReLU': ('Q2', changed("np.maximum(input['data'], 0)", "np.maximum(input['data'], 0.01 * input['data'])")),
+    'the absolute value': ('Q2', changed("np.maximum(input['data'], 0)", "abs(input['data'])")),
+    'ReLU of the gradient': ('Q5', changed("(input['data'] > 0)", "(output['diff'] > 0)")),
+    'bias forgotten': ('Q3', changed(" + param['b']\n", '\n')),
+    'gradient of bias not summed': ('Q6', changed("param_grad['b'] += ", "param_grad['b'] = ")),
+    'gradients divided by the batch size': ('Q6', changed(
+        '    return param_grad, input_od', "    return {key: value / n for key, value in param_grad.items()}, input_od"
+        .replace('/ n', "/ input['batch_size']"))),
+    'decay on b': ('Q7', changed("b_rate * param_grad[i]['b']",
+                                 "b_rate * (param_grad[i]['b'] + decay * params[i]['b'])")),
+    'sign of the momentum': ('Q7', changed("params[i]['w'] - w_winc", "params[i]['w'] + w_winc")),
+    'one rate for both': ('Q7', changed('+ b_rate *', '+ w_rate *')),
+    'momentum not kept': ('Q7', changed("param_winc_[i] = {'w': w_winc, 'b': b_winc}",
+                                        'param_winc_[i] = dict(param_winc[i])')),
+    'decay forgotten': ('Q7', changed(" + decay * params[i]['w']", '')),
+    'decay outside the rate': ('Q7', changed("w_rate * (param_grad[i]['w'] + decay * params[i]['w'])",
+                                             "w_rate * param_grad[i]['w'] + decay * params[i]['w']")),
+    'ReLU by small differences': ('Q5', by_differences('relu_backward', '1e-6')),
+    'ReLU by large differences': ('Q5', by_differences('relu_backward', '1.0')),
+    'ReLU by differences of the size of a row': ('Q5', by_differences('relu_backward', '1e-3 * abs(x[r]).max()')),
+    'pooling by small differences': ('Q4', by_differences('pooling_layer_backward', '1e-6')),
+    'pooling by large differences': ('Q4', by_differences('pooling_layer_backward', '1.0')),
+    'pooling by differences of the size of a row': ('Q4', by_differences('pooling_layer_backward',
+                                                                         '1e-6 * abs(x[r]).max()')),
+}
+
+# Right for some sizes: (question, points, source), the same points whatever the seed is.
+PARTLY = {
+    'windows of 2 x 2 built in': ('Q1', 12, changed(
+        'image[i * stride:i * stride + k, j * stride:j * stride + k, ch].max()',
+        'image[i * stride:i * stride + 2, j * stride:j * stride + 2, ch].max()')),
+    'stride is the size of the window': ('Q1', 8, with_function('pooling_layer_forward', FAST_POOLING.replace(
+        "k, s = layer['k'], layer['stride']", "k = s = layer['k']"))),
+    'overlapping windows overwrite': ('Q4', 12, changed(', ch] += diff[i, j, ch]', ', ch] = diff[i, j, ch]')),
+    'np.vectorize takes its type from the first element': ('Q2', 2, relu(
+        "    return {**input, 'data': np.vectorize(lambda x: x if x > 0 else 0)(input['data'])}")),
+    'so does the gradient': ('Q5', 2, with_function('relu_backward', (
+        "    return np.vectorize(lambda x, d: d if x > 0 else 0)(input['data'], output['diff'])"))),
+    'LeNet built in': ('Q3', 2.5, changed("    output['data'] = np.zeros((layer['num'], input['batch_size']))",
+                                          "    output['data'] = np.zeros((500, input['batch_size']))")),
+}
+
+
+@pytest.fixture(scope='module')
+def folder():
+    with open_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope='module')
+def graded(folder):
+    """All of the above, graded: dict, name -> finished process."""
+    (folder / 'all').mkdir()
+    sources = {**ODD, **{name: source for case in (WRONG, PARTLY) for name, (*_, source) in case.items()}}
+    return Grader(folder / 'all').sources(sources)
+
+
+@pytest.mark.parametrize('name', ODD)
+def test_a_right_answer_is_right_in_any_clothes(graded, name):
+    assert scores(graded[name]) == POINTS
+
+
+@pytest.mark.parametrize('name', WRONG)
+def test_a_wrong_formula_gets_nothing_and_costs_its_question_alone(graded, name):
+    assert scores(graded[name]) == without(WRONG[name][0])
+
+
+@pytest.mark.parametrize('name', PARTLY)
+def test_what_is_right_for_some_sizes_gets_their_share(graded, name):
+    question, points, _ = PARTLY[name]
+    assert scores(graded[name]) == {**POINTS, question: points}
+
+
+@pytest.mark.parametrize('name', ['np.vectorize takes its type from the first element',
+                                  'overlapping windows overwrite'])
+def test_the_seed_makes_no_difference_to_the_score(folder, name):
+    (folder / name).mkdir()
+    question, points, source = PARTLY[name]
+    for seed in ('0', '1', '2'):
+        assert scores(Grader(folder / name / seed).source(source, '--seed', seed)) == {**POINTS, question: points}
+
+
+def test_feedback_says_what_was_wrong_and_where(graded):
+    assert 'input 5 x 7 x 3, batch 4, k = 3, stride = 2' in graded['windows of 2 x 2 built in'].stdout
+    assert "params_[1]['b'] is wrong" in graded['decay on b'].stdout
+    assert "param_grad['w'] is wrong" in graded['gradients divided by the batch size'].stdout
+    assert "the result['data'] is wrong in" in graded['leaky ReLU'].stdout
+
+
+def test_a_changed_argument_is_a_warning_with_its_name(graded):
+    assert "input['data'] was changed" in graded['ReLU in place'].stdout
+    assert "params[1]['w'] was changed" in graded['solver in place'].stdout
+    assert 'WRONG' not in graded['ReLU in place'].stdout + graded['solver in place'].stdout
+    assert 'was changed' not in graded['big-endian'].stdout
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+def test_the_right_answers_are_the_projects(seed):
+    """Loops over images and windows here, NumPy's own there."""
+    script = f'''
+import sys
+sys.path[:0] = [{str(AUTOGRADER)!r}, {str(ROOT)!r}]
+import numpy as np
+import cnn_lenet, grade
+
+def same(found, expected):
+    if isinstance(expected, dict):
+        return all(same(found[key], expected[key]) for key in expected)
+    return found in expected if isinstance(expected, tuple) else np.allclose(found, expected, 1e-9, 1e-9)
+
+for question, (name, _) in grade.QUESTIONS.items():
+    for case in grade.make_cases(question, np.random.RandomState({seed})):
+        found = getattr(cnn_lenet, name)(*case.arguments.values())
+        found = [found] if len(case.expected) == 1 else found
+        assert all(map(same, found, case.expected.values())), case.title
+print('same')
+'''
+    process = subprocess.run([sys.executable, '-B', '-c', script], capture_output=True, text=True)
+    assert process.stdout == 'same\n', process.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What a submission finds around it
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def submit(folder, files):
+    """A grader, and a folder with these files."""
+    one = Grader(folder)
+    for name, content in files.items():
+        path = folder / 'submission' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return one, folder / 'submission'
+
+
+def test_helper_files_beside_it_can_be_imported(tmp_path):
+    one, path = submit(tmp_path, {'cnn_lenet.py': 'from layers.all_of_them import *\nimport names\n', 'names.py': '',
+                                  'layers/all_of_them.py': LOOPS, 'layers/__init__.py': ''})
+    assert scores(one.run(path)) == POINTS
+
+
+def test_mnist_is_there_for_those_who_load_it(tmp_path):
+    loading = ('\nimport scipy.io, os\nassert scipy.io.loadmat("mnist_all.mat")["test3"].shape == (1010, 784)\n'
+               'assert os.path.exists(os.path.join(os.path.dirname(os.path.abspath(__file__)), "mnist_all.mat"))\n')
+    one, path = submit(tmp_path, {'cnn_lenet.py': LOOPS + loading})
+    assert scores(one.run(path)) == POINTS
+
+
+def test_the_whole_project_is_a_submission(tmp_path):
+    """It loads MNIST at import, as a student might who forgot to take that out."""
+    source = (ROOT / 'cnn_lenet.py').read_text() + '\n\nxtrain = load_mnist(fullset=False)[0]\nassert xtrain.any()\n'
+    one, path = submit(tmp_path, {'cnn_lenet.py': source})
+    assert scores(one.run(path)) == POINTS
+
+
+def test_numpy_may_be_found_through_pythonpath(tmp_path):
+    """The Python that an environment was made from, without its packages, and a relative path to them."""
+    packages = os.path.dirname(os.path.dirname(np.__file__))
+    one, path = submit(tmp_path, {'cnn_lenet.py': LOOPS})
+    process = subprocess.run([os.path.realpath(sys.executable), *one.program[1:], str(path), '-A'], text=True,
+                             cwd=os.path.dirname(packages), capture_output=True,
+                             env={**os.environ, 'PYTHONPATH': os.path.basename(packages)})
+    assert scores(process) == POINTS
