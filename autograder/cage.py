@@ -147,9 +147,9 @@ class Cage:
 
         Raises Failure if that has not happened shortly after the deadline; the keeper then goes on by itself.
         """
+        self.process.send_signal(signal.SIGTERM)
         for pipe in (self.requests, self.answers):
             os.close(pipe)
-        self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(max(deadline - time.monotonic(), 0) + CLOSING)
         except subprocess.TimeoutExpired:

@@ -280,13 +280,17 @@ def exit_status(status):
 
 def keep(child, folder, user, separate):
     """Wait for the child, or for SIGTERM; end what is left in the cage, remove the folder, exit as the child did."""
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
+    def end(*_):
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(child, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)      # from here on the child's number may become another's
     status = exit_status(os.waitpid(child, 0)[1])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)      # from here on the child's number may become another's
     if user and not separate:
         end_all_of(user)
+        remove_shared_memory(user)
     elif not separate:
         with contextlib.suppress(OSError):
             os.killpg(child, signal.SIGKILL)           # at least those that have not left its group
@@ -330,6 +334,17 @@ def end_all_of(user):
             return
 
 
+def remove_shared_memory(user):
+    """Remove the System V shared memory, semaphores and queues of that user, which outlive its processes."""
+    for name, remove in (('shm', 'shmctl'), ('sem', 'semctl'), ('msg', 'msgctl')):
+        with contextlib.suppress(OSError), open(f'/proc/sysvipc/{name}') as file:
+            columns = file.readline().split()
+            number, owner = columns.index(f'{name}id' if name != 'msg' else 'msqid'), columns.index('uid')
+            for values in map(str.split, file):
+                if int(values[owner]) == user:
+                    call(remove, int(values[number]), *([0] if name == 'sem' else []), 0, None)     # IPC_RMID
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # The worker
 # ---------------------------------------------------------------------------------------------------------------
@@ -359,7 +374,7 @@ def shut_in(folder, user, keep_reading, separate, memory, seconds, hidden, missi
     if not (user or separate):
         missing.append('a safe end to all processes' + ('' if os.geteuid() == 0 else
                        ': the submission may start neither processes nor threads instead'))
-    limits = {'CPU': seconds, 'AS': memory, 'FSIZE': MAX_FILE, 'NOFILE': 256, 'CORE': 0,
+    limits = {'CPU': seconds, 'AS': memory, 'FSIZE': MAX_FILE, 'NOFILE': 64, 'CORE': 0, 'MSGQUEUE': 0,
               'NPROC': MAX_PROCESSES if user or separate else 0}
     for name, limit in limits.items():
         with contextlib.suppress(ValueError, OSError, AttributeError):   # not every system has, or allows, all of them

@@ -388,9 +388,12 @@ def returned(case):
     return values if len(values) > 1 else values[0]
 
 
-def find_mistake(found, case):
-    """What is wrong with what a function returned, in one line; None if nothing is."""
+def find_mistake(answer, case):
+    """What is wrong with the worker's answer to a case, in one line; None if nothing is."""
     try:
+        if 'error' in answer:
+            return describe(answer)
+        found = answer['result']
         if list(case.expected) == [THE_RESULT]:
             return compare(found, case.expected[THE_RESULT], THE_RESULT)
         if not isinstance(found, list):
@@ -569,7 +572,7 @@ def grade(path, seed, flags):
     finally:                                           # also when the grader is stopped
         if submission:
             with contextlib.suppress(cage.Failure):
-                submission.end(time.monotonic())
+                submission.end(deadlines[-1])
 
 
 class Submission:
@@ -588,9 +591,11 @@ class Submission:
         self.missing = self.cage.missing
         try:
             answer, _ = self.cage.ask({'function': None}, deadline)
-            problem = describe(answer)
+            problem = describe(answer) if 'error' in answer else None
         except cage.Failure as failure:
             problem = str(failure)
+        except Exception:                              # whatever a made-up answer trips over
+            problem = 'the answer cannot be read'
         if problem:
             self.end(deadline)
             raise cage.Failure(f'import of cnn_lenet.py: {problem}')
@@ -619,11 +624,9 @@ class Submission:
 
 
 def describe(answer):
-    """What an answer says that went wrong, in one line; None if nothing did."""
-    if 'error' not in answer:
-        return None
+    """What an answer says that went wrong, in one line."""
     line = answer.get('line')
-    return f"{answer['error']}"[:300] + (f' (line {line} of cnn_lenet.py)' if isinstance(line, int) else '')
+    return f"{answer['error']}"[:300] + (f' (line {line} of cnn_lenet.py)' if line is not None else '')
 
 
 def grade_question(question, submission, seed, timeout, deadline):
@@ -643,7 +646,7 @@ def grade_question(question, submission, seed, timeout, deadline):
                 finally:
                     left -= time.monotonic() - start
                 errors = errors or 'error' in answer
-                problem = describe(answer) or find_mistake(answer.get('result'), case)
+                problem = find_mistake(answer, case)
                 if answer.get('changed') is not None:
                     warning = name_change(answer['changed'], case)
             except cage.Failure as failure:

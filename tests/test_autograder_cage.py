@@ -72,7 +72,6 @@ def forge(header):
 # Those that run into a limit of time: (the questions that get no points, source). None stands for all questions.
 WAITING = {
     'import sleeps for ever': (None, 'import time\ntime.sleep(1e6)\n' + LOOPS),
-    'infinite loop': ('Q2', relu('    while True: pass')),
     'sleeps for ever': ('Q2', relu('    import time; time.sleep(1e6)')),
     'stops itself': ('Q2', relu('    import os, signal; os.kill(os.getpid(), signal.SIGSTOP)')),
     'descriptors closed': ('Q2', relu('    import os; os.closerange(0, 64)')),
@@ -142,6 +141,8 @@ QUICK = {
     'forged answer of many megabytes': ('Q2', relu(indented(FORGED_ANSWER + 'forge("[" + "[]," * 20000000 + "[]]")'))),
     'forged answer of the wrong form': ('Q2', relu(indented(FORGED_ANSWER + (
         'forge(json.dumps({"sizes": [], "result": ["dict", [[["a"], 7]]], "changed": {"x": [[]]}}))')))),
+    'forged error without end': ('Q2', relu(indented(FORGED_ANSWER + (
+        'forge(json.dumps({"sizes": [], "line": []})[:-1] + \', "error": \' + "[" * 900 + "]" * 900 + "}")')))),
     'no answer at all': ('Q2', relu('    pass')),
     'arguments kept and changed later': ('', LOOPS + (
         '\nkept = []\ndef keeping(function):\n    def call(*arguments):\n'
@@ -302,7 +303,7 @@ def test_feedback_says_what_went_wrong(graded):
     def text(name):
         return graded['as who runs the tests', name].stdout
 
-    assert 'no answer in time' in text('infinite loop')
+    assert 'no answer in time' in text('sleeps for ever')
     assert 'signal 6' in text('crash of the interpreter')
     assert 'exit status 0' in text('os._exit')
     assert 'MemoryError' in text('unbounded allocation')
@@ -464,6 +465,21 @@ def wait(condition):
     while not condition() and time.monotonic() < end:
         time.sleep(0.02)
     return condition()
+
+
+@has_filter
+@pytest.mark.skipif(os.geteuid() != 0, reason='root alone has other users')
+def test_shared_memory_ends_with_its_user(folder):
+    """It outlives the processes that made it; in a namespace it would not."""
+    source = LOOPS + ('\nimport ctypes\nlibc = ctypes.CDLL(None)\n'
+                      'made = [libc.shmget(0, 4096, 0o1600), libc.semget(0, 1, 0o1600), libc.msgget(0, 0o1600)]\n'
+                      'def relu_forward(*a):\n    raise ValueError(min(made) >= 0)\n')
+    process = grader(folder, 'shared memory', denied=['unshare']).source(source)
+    assert 'ValueError: True' in process.stdout
+    for name in ('shm', 'sem', 'msg'):
+        with open(f'/proc/sysvipc/{name}') as file:
+            owner = file.readline().split().index('uid')
+            assert not [line for line in file if int(line.split()[owner]) >= 2_000_000_000]
 
 
 @has_filter
