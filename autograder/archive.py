@@ -59,8 +59,9 @@ def beside_source(files, where):
 
 
 def is_read(path):
-    """Hidden files and what programs leave behind are not taken along."""
-    return not any(part.startswith('.') or part in UNREAD for part in path.split('/'))
+    """Hidden files, what programs leave behind, and paths that no student has are not taken along."""
+    parts = path.split('/')
+    return len(path) <= 250 and len(parts) <= 20 and not any(part.startswith('.') or part in UNREAD for part in parts)
 
 
 def check_source(size):

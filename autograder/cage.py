@@ -82,11 +82,11 @@ class Cage:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise Failure('no answer in time')
+            ended = self.process.poll() is not None    # asked first: what it has sent is then there to be read
             readable, writable, _ = select.select([self.answers], [self.requests] if pending else [], [],
-                                                  min(left, 0.1))
+                                                  0 if ended else min(left, 0.1))
             if writable:
                 pending = self.write(pending)
-            ended = self.process.poll() is not None
             if readable and self.read():
                 continue
             if ended:

@@ -50,7 +50,10 @@ def main(argv=None):
     flags = parser.parse_args(argv)
     if flags.csv and not os.path.isdir(flags.submission):
         parser.error(f'{flags.submission} is not a folder; --csv takes a folder of submissions')
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))       # so that what has been started is cleaned up
+    if flags.csv and (flags.autolab or flags.gradescope):
+        parser.error('--csv grades a class, --autolab and --gradescope a single submission')
+    for number in (signal.SIGINT, signal.SIGTERM):     # so that what has been started is cleaned up
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     sys.stdout.reconfigure(errors='backslashreplace')
     sys.stderr.reconfigure(errors='backslashreplace')
     try:

@@ -65,7 +65,7 @@ def test_the_readmes_show_the_points_of_the_grader():
 @pytest.mark.parametrize('flags, words', [
     (['missing.tar'], 'missing.tar: no such file'), (['.', '--seed', 'x'], "'x' is not a whole number"),
     (['.', '--timeout', '0'], "'0' is not a whole number"), ([], 'SUBMISSION'),
-    ([str(GRADE), '--csv', 'scores.csv'], 'is not a folder')])
+    ([str(GRADE), '--csv', 'scores.csv'], 'is not a folder'), (['.', '--csv', 'x', '-A'], 'a single submission')])
 def test_a_wrong_call_is_one_line_of_error(flags, words):
     process = subprocess.run([sys.executable, str(GRADE), *flags], capture_output=True, text=True)
     assert process.returncode == 2
@@ -132,6 +132,7 @@ ACCEPTED = {
     'a folder with the folder': (None, {'hw7/cnn_lenet.py': SOURCE, 'hw7/.git/cnn_lenet.py': b'broken('}),
     'a folder with a tar': (None, {'hw7.tar': tree(GOOD)}),
     'a folder with a zip and more': (None, {'hw7.zip': zip_bytes(GOOD), 'metadata.txt': b''}),
+    'a tar with a deep folder': ('hw7.tar', tree(GOOD, ('hw7/' + 'x/' * 1500 + 'x.py', b''))),
     'a file of another name': ('hw7_smith.py', SOURCE),
 }
 
