@@ -65,6 +65,9 @@ class Cage:
             if 'broken' in started:
                 raise Broken(started['broken'])
             self.missing = started['missing']
+        except Failure as failure:
+            self.close(deadline)
+            raise Failure(f'the process did not start: {failure}') from None
         except BaseException:
             self.close(deadline)
             raise

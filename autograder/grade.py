@@ -19,7 +19,6 @@ import json
 import os
 import secrets
 import signal
-import stat
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ import archive
 import cage
 import numpy as np
 import numpy.random  # here and not when it is first used: by then a submission has run
+import submissions
 
 QUESTIONS = {
     'Q1': ('pooling_layer_forward', 20),
@@ -395,7 +395,7 @@ def find_mistake(answer, case):
     """What is wrong with the worker's answer to a case, in one line; None if nothing is."""
     try:
         if 'error' in answer:
-            return describe(answer)
+            return submissions.describe(answer)
         found = answer['result']
         if list(case.expected) == [THE_RESULT]:
             return compare(found, case.expected[THE_RESULT], THE_RESULT)
@@ -465,88 +465,6 @@ def name_change(path, case):
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Reading a submission
-# ---------------------------------------------------------------------------------------------------------------
-
-MAX_VISITED = 20000              # files and folders that are looked at in a folder
-ARCHIVES = ('.tar', '.tgz', '.gz', '.bz2', '.xz', '.zip')
-
-
-def read_submission(path, deadline, flags):
-    """The submission's files: dict, path beside cnn_lenet.py -> bytes. Raises archive.Refused if it has no single one,
-    cage.Failure if an archive cannot be read in time or memory."""
-    if path.is_dir():
-        paths = folder_paths(path)
-        archives = [name for name in paths if '/' not in name and name.lower().endswith(ARCHIVES)]
-        if not any(name.split('/')[-1] == archive.NAME for name in paths) and len(archives) == 1:
-            return read_archive(paths[archives[0]], deadline, flags)
-        files = archive.beside_source(paths, 'the folder')
-    elif path.suffix == '.py':
-        files = {archive.NAME: path}
-    else:
-        return read_archive(path, deadline, flags)
-    contents = {archive.NAME: read_file(files.pop(archive.NAME), archive.MAX_SOURCE)}
-    for name, file in files.items():
-        if file.is_symlink() or not file.is_file():
-            continue
-        contents[name] = read_file(file, archive.MAX_BYTES)
-        if len(contents) > archive.MAX_FILES or sum(map(len, contents.values())) > archive.MAX_BYTES:
-            raise archive.Refused(f'the folder holds more than {archive.MAX_FILES} files or '
-                                  f'{archive.MAX_BYTES // 2 ** 20} MB beside {archive.NAME}')
-    return contents
-
-
-def folder_paths(folder):
-    """Everything in a folder that is not a folder or hidden: dict, path -> Path. Links are not followed."""
-    found, visited = {}, 0
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if archive.is_read(name)]
-        visited += len(names) + len(folders)
-        if visited > MAX_VISITED:
-            raise archive.Refused(f'the folder holds more than {MAX_VISITED} files and folders')
-        for name in filter(archive.is_read, names):
-            path = Path(place, name)
-            found[path.relative_to(folder).as_posix()] = path
-    return found
-
-
-def read_file(path, limit):
-    """The bytes of an ordinary file; a link, a pipe or the like is refused without waiting for it."""
-    try:
-        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError as error:
-        raise archive.Refused(f'{path.name} is a link or cannot be read ({error.strerror}); expected an ordinary '
-                              'file') from None
-    with open(opened, 'rb') as file:
-        status = os.fstat(opened)
-        if not stat.S_ISREG(status.st_mode):
-            raise archive.Refused(f'{path.name} is no ordinary file')
-        if status.st_size > limit:
-            raise archive.Refused(f'{path.name} has {status.st_size} bytes; expected at most {limit}')
-        return file.read(limit)
-
-
-def read_archive(path, deadline, flags):
-    content = read_file(path, archive.MAX_BYTES)
-    reader = cage.Cage('archive', {'archive': content}, deadline, flags.memory, flags.timeout)
-    try:
-        answer, blobs = reader.ask({}, deadline)
-    finally:
-        reader.close(deadline)
-    if 'refused' in answer:
-        raise archive.Refused(str(answer['refused']))
-    return dict(zip(map(archive.checked_path, answer['names']), blobs))
-
-
-def with_mnist(files):
-    """The files, with the data for those who load it when they are imported, if the grader has it."""
-    for folder in (cage.HERE, cage.HERE.parent):
-        if 'mnist_all.mat' not in files and (folder / 'mnist_all.mat').is_file():
-            return {**files, 'mnist_all.mat': (folder / 'mnist_all.mat').read_bytes()}
-    return files
-
-
-# ---------------------------------------------------------------------------------------------------------------
 # Grading
 # ---------------------------------------------------------------------------------------------------------------
 
@@ -562,8 +480,8 @@ def grade(path, seed, flags):
     deadlines = [start + (i + 1) * flags.timeout for i in range(len(QUESTIONS) + 1)]
     submission = None
     try:
-        files = read_submission(path, deadlines[0], flags)
-        submission = Submission(with_mnist(files), flags)
+        files = submissions.read_submission(path, deadlines[0], flags)
+        submission = submissions.Submission(submissions.with_mnist(files), flags)
         submission.begin(deadlines[0])
         scores = {question: grade_question(question, submission, seed, flags.timeout, deadline)
                   for question, deadline in zip(QUESTIONS, deadlines[1:])}
@@ -576,60 +494,6 @@ def grade(path, seed, flags):
         if submission:
             with contextlib.suppress(cage.Failure):
                 submission.end(deadlines[-1])
-
-
-class Submission:
-    """The submission in its cage: imported once, and again in a new cage after a call that has ended the old one."""
-
-    def __init__(self, files, flags):
-        self.files, self.flags, self.cage, self.missing = files, flags, None, []
-
-    def begin(self, deadline):
-        """Import the submission if it is not. Raises Failure if that does not work."""
-        if self.cage:
-            return
-        deadline = min(deadline, time.monotonic() + self.flags.timeout)
-        seconds = (len(QUESTIONS) + 1) * self.flags.timeout
-        self.cage = cage.Cage('worker', self.files, deadline, self.flags.memory, seconds)
-        self.missing = self.cage.missing
-        try:
-            answer, _ = self.cage.ask({'function': None}, deadline)
-            problem = describe(answer) if 'error' in answer else None
-        except cage.Failure as failure:
-            problem = str(failure)
-        except Exception:                              # whatever a made-up answer trips over
-            problem = 'the answer cannot be read'
-        if problem:
-            self.end(deadline)
-            raise cage.Failure(f'import of cnn_lenet.py: {problem}')
-
-    def call(self, function, case, deadline):
-        """The worker's answer, with what the function returned under 'result'."""
-        blobs = []
-        arguments = cage.pack(list(case.arguments.values()), blobs)
-        try:
-            answer, blobs = self.cage.ask({'function': function, 'arguments': arguments, 'form': form(returned(case))},
-                                          deadline, blobs)
-            if 'error' not in answer:
-                try:
-                    answer['result'] = cage.unpack(answer['result'], blobs)
-                except Exception:                      # whatever a made-up answer trips over
-                    raise cage.Failure('the answer cannot be read') from None
-            return answer
-        except cage.Failure:
-            self.end(deadline)
-            raise
-
-    def end(self, deadline):
-        if self.cage:
-            ended, self.cage = self.cage, None
-            ended.close(deadline)
-
-
-def describe(answer):
-    """What an answer says that went wrong, in one line."""
-    line = answer.get('line')
-    return f"{answer['error']}"[:300] + (f' (line {line} of cnn_lenet.py)' if line is not None else '')
 
 
 def grade_question(question, submission, seed, timeout, deadline):
@@ -645,7 +509,8 @@ def grade_question(question, submission, seed, timeout, deadline):
                 submission.begin(deadline)
                 start = time.monotonic()
                 try:
-                    answer = submission.call(function, case, min(start + left, deadline))
+                    answer = submission.call(function, list(case.arguments.values()), form(returned(case)),
+                                             min(start + left, deadline))
                 finally:
                     left -= time.monotonic() - start
                 errors = errors or 'error' in answer
@@ -657,8 +522,9 @@ def grade_question(question, submission, seed, timeout, deadline):
         right += problem is None
         feedback += [f"{'right' if problem is None else 'WRONG'}  {function}, {case.title}",
                      *(f'           {printable(text)}' for text in (problem, warning) if text)]
-    if errors:                                         # it may have left memory or threads behind
-        submission.end(deadline)
+    if errors:
+        with contextlib.suppress(cage.Failure):
+            submission.end(deadline)                   # it may have left memory or threads behind
     return rounded(points * right / len(cases)), feedback
 
 
