@@ -190,7 +190,7 @@ def other_user(folder, missing):
             if user not in used and (landlock_version() or not keep_reading) and works(
                     lambda user, keep: (become(user, keep), can_read(folder)), user, keep_reading):
                 return user, keep_reading
-    missing.append(f'another user: it cannot read the Python installation in {sys.base_prefix}, or {folder}')
+    missing.append(f'another user: it cannot read the Python installation in {sys.base_prefix}, or reach {folder}')
     return None, False
 
 
@@ -211,8 +211,8 @@ def set_capabilities(allowed):
 
 
 def can_read(folder):
-    """Raise an error unless this process can read Python, NumPy and the folder."""
-    os.stat(os.path.join(folder, '.'))
+    """Raise an error unless this process can read Python and NumPy, and reach the folder, which will be its own."""
+    os.stat(folder)
     numpy = importlib.util.find_spec('numpy')
     for file in (sys.executable, os.__file__, json.__file__, *([numpy.origin] if numpy else [])):
         open(file, 'rb').close()

@@ -52,7 +52,8 @@ def without(*questions):
 class Grader:
     """The grader as a user runs it, with a folder for temporary files that is looked at afterwards.
 
-    user    None for the one who runs the tests, NOBODY for an ordinary user where that is root
+    user    None for the one who runs the tests; if that is root, NOBODY for an ordinary user, and 0 for root in a
+            system where others can read Python
     denied  system calls that this system then does not seem to have, as in a container
     """
 
@@ -62,15 +63,17 @@ class Grader:
         shutil.copytree(AUTOGRADER, grader, ignore=shutil.ignore_patterns('*.tar', '*.zip', '__pycache__'))
         shutil.copy(ROOT / 'mnist_all.mat', self.folder)
         self.program = [sys.executable, str(grader / 'grade.py')]
-        if user or denied:
-            numbers = json.dumps([SYSTEM_CALLS[os.uname().machine][name] for name in denied])
-            self.program = [sys.executable, '-c', AS_USER, str(user or os.getuid()), numbers, *self.program]
+        if user is not None or denied:
+            numbers = [SYSTEM_CALLS[os.uname().machine][name] for name in denied]
+            settings = json.dumps([os.getuid() if user is None else user, user is not None, numbers])
+            self.program = [sys.executable, '-c', AS_USER, settings, *self.program]
         if user:
             os.chown(self.folder, user, user)
 
     def run(self, path, *flags, **environment):
         """The finished process; `left` says what it has left in the temporary folder."""
         temporary = tempfile.mkdtemp(dir=self.folder)
+        os.chmod(temporary, 0o711)
         if self.user:
             os.chown(temporary, self.user, self.user)
         command = [*self.program, str(path), '-A', '--timeout', str(self.timeout), *flags]
@@ -96,7 +99,7 @@ def can_be_nobody():
     """Whether the tests are root and can become another user who can read Python."""
     if os.geteuid() != 0:
         return False
-    run = [sys.executable, '-c', AS_USER, str(NOBODY), '[]', sys.executable, '-c', 'import numpy']
+    run = [sys.executable, '-c', AS_USER, json.dumps([NOBODY, True, []]), sys.executable, '-c', 'import numpy']
     return subprocess.run(run, capture_output=True).returncode == 0
 
 
@@ -130,7 +133,7 @@ SYSTEM_CALLS = {'x86_64': {'unshare': 272, 'landlock': 444}, 'aarch64': {'unshar
 # folder is covered by an empty one that shows Python alone, in a view of the files (a mount namespace) of this process.
 AS_USER = r'''
 import ctypes, json, os, struct, sys
-user, denied, command = int(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
+(user, show_python, denied), command = json.loads(sys.argv[1]), sys.argv[2:]
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -148,7 +151,7 @@ for path in needed | set(map(os.path.realpath, needed)):
         if not os.stat(above).st_mode & 0o001:
             closed.setdefault(above, []).append(path)
             break
-if closed and user != os.getuid():
+if closed and show_python:
     check(libc.unshare(0x20000))
     check(libc.mount(None, b'/', None, 0x44000, None))
     opened = {path: os.open(path, os.O_PATH) for inside in closed.values() for path in inside}

@@ -247,15 +247,17 @@ USERS = [None, pytest.param(NOBODY, marks=pytest.mark.skipif(not AS_NOBODY, reas
 
 
 # Who grades: an ordinary user gets those that are about the cage; without namespaces those that start processes.
-CAGE = ['unbounded allocation', 'forged answer of many megabytes', 'folders nested without end', 'many files',
-        'answers of the grader', 'crash of the interpreter', 'forged result on every descriptor']
+FILES = ['folders nested without end', 'many files']
+CAGE = [*FILES, 'unbounded allocation', 'forged answer of many megabytes', 'answers of the grader',
+        'crash of the interpreter', 'forged result on every descriptor']
 KINDS = {'as who runs the tests': (None, [], [*WAITING, *QUICK, *PROCESSES]),
          'as an ordinary user': (NOBODY, [], ['stops itself', 'a child traces its parent', *CAGE, *PROCESSES]),
-         'without namespaces': (None, ['unshare'], [*PROCESSES]),
-         'as an ordinary user without namespaces': (NOBODY, ['unshare'], [*PROCESSES])}
+         'without namespaces': (None, ['unshare'], [*FILES, *PROCESSES]),
+         'as root in a container': (0, ['unshare', 'landlock'], [*FILES, *PROCESSES]),
+         'as an ordinary user without namespaces': (NOBODY, ['unshare'], [*FILES, *PROCESSES])}
 HAS_FILTER = LINUX and os.uname().machine in SYSTEM_CALLS
 POSSIBLE = [kind for kind, (user, denied, _) in KINDS.items()
-            if (AS_NOBODY or not user) and (HAS_FILTER or not denied)]
+            if (AS_NOBODY or user is None) and (HAS_FILTER or not denied)]
 has_filter = pytest.mark.skipif(not HAS_FILTER, reason='no filter for this system')
 
 
@@ -289,7 +291,9 @@ def test_a_hostile_submission_changes_no_score_but_its_own(graded, kind, name):
     process = graded[kind, name]
     check(process, PROCESSES[name][1] if none_may_start and name in PROCESSES else
           {**WAITING, **QUICK, **PROCESSES}[name][0])
-    if 'not on this system: Landlock' not in process.stderr:
+    if user == 0:
+        assert 'another user' not in process.stderr
+    elif 'not on this system: Landlock' not in process.stderr:
         assert ('not on this system: namespaces' in process.stderr) == bool(denied)
         assert ('neither processes nor threads' in process.stderr) == bool(none_may_start)
 
