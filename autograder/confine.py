@@ -17,6 +17,7 @@ import errno
 import importlib.util
 import json
 import os
+import pathlib
 import resource
 import signal
 import struct
@@ -361,10 +362,10 @@ def shut_in(folder, user, keep_reading, separate, memory, seconds, hidden, missi
             set_capabilities(0)
     with contextlib.suppress(OSError):
         call('prctl', PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        call('prctl', PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if rules is None:
         missing.append('Landlock: Linux 5.13 or later has it, if it is switched on')
     else:
-        call('prctl', PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         call('syscall', LANDLOCK_RESTRICT_SELF, rules, 0)
         os.close(rules)
         if landlock_version() < 3:
@@ -406,21 +407,16 @@ def landlock_rules(folder, hidden):
 
 def readable_paths(hidden):
     """What Python needs. A folder on its path that the grader's own files lie in is left out, NumPy in it is not."""
-    above = {hidden, *iterate_parents(hidden)}
+    above = {hidden, *map(str, pathlib.PurePath(hidden).parents)}
     prefixes = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, *sys.path]
     packages = [os.path.dirname(module.__file__) for name, module in list(sys.modules.items())
                 if '.' not in name and getattr(module, '__file__', None) and hasattr(module, '__path__')]
     libraries = [f'{package}.libs' for package in packages]
-    python = [path for path in map(os.path.realpath, (*prefixes, *packages, *libraries)) if path not in above]
-    return [*python, '/usr/lib', '/usr/lib64', '/usr/local/lib', '/lib', '/lib64', '/usr/share/zoneinfo',
-            '/usr/share/fonts', '/etc/ld.so.cache', '/etc/localtime', '/dev/zero', '/dev/random', '/dev/urandom',
-            '/proc/cpuinfo', '/proc/meminfo', '/sys/devices/system/cpu']
-
-
-def iterate_parents(path):
-    while os.path.dirname(path) != path:
-        path = os.path.dirname(path)
-        yield path
+    system = ['/usr/lib', '/usr/lib64', '/usr/local/lib', '/lib', '/lib64', '/usr/share/zoneinfo', '/usr/share/fonts',
+              '/etc/ld.so.cache', '/etc/localtime', '/dev/zero', '/dev/random', '/dev/urandom', '/proc/cpuinfo',
+              '/proc/meminfo', '/sys/devices/system/cpu']
+    paths = map(os.path.realpath, (*prefixes, *packages, *libraries, *system))
+    return [path for path in paths if path not in above]
 
 
 def add_rule(rules, path, rights):
