@@ -1,6 +1,5 @@
 """The grader's half of the cage: start a process that shuts itself in (confine.py), ask it things, end it in time."""
 
-import contextlib
 import json
 import os
 import secrets
@@ -150,14 +149,13 @@ class Cage:
 
         Raises Failure if that has not happened shortly after the deadline; the keeper then goes on by itself.
         """
-        self.process.send_signal(signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGCONT):       # the submission may have stopped it
+            self.process.send_signal(number)
         for pipe in (self.requests, self.answers):
             os.close(pipe)
         try:
             self.process.wait(max(deadline - time.monotonic(), 0) + CLOSING)
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(OSError):
-                os.killpg(self.process.pid, signal.SIGCONT)
             raise Failure('its processes or files could not be removed in time') from None
 
 
