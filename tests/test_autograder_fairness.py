@@ -1,6 +1,7 @@
 """Right answers in any clothes get their points; wrong ones never do; the seed makes no difference to a score."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -244,8 +245,9 @@ print('same')
 
 
 def submit(folder, files):
-    """A grader, and a folder with these files."""
+    """A grader that has MNIST, and a folder with these files."""
     one = Grader(folder)
+    shutil.copy(ROOT / 'mnist_all.mat', folder)
     for name, content in files.items():
         path = folder / 'submission' / name
         path.parent.mkdir(parents=True, exist_ok=True)
