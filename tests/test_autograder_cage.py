@@ -100,15 +100,11 @@ time.sleep(60)'''))),
 QUICK = {
     'syntax error': (None, LOOPS + '\ndef broken(:\n'),
     'import of what is not there': (None, 'import no_such_module\n' + LOOPS),
-    'import exits with 0': (None, 'import sys\nsys.exit(0)\n' + LOOPS),
     'import ends the process': (None, 'import os\nos._exit(0)\n' + LOOPS),
     'source that is not UTF-8': (None, b'name = "\xff\xfe"\n' + LOOPS.encode()),
     'import prints, reads and changes the folder': ('', 'import os, sys\nprint("x" * 10 ** 6)\nsys.stdin.read()\n'
                                                     'open("left-behind", "w").write("x")\nos.chdir("/")\n' + LOOPS),
     'forged result on every descriptor at import': ('', EVERY_DESCRIPTOR + LOOPS),
-    'NumPy functions replaced': ('', LOOPS + (
-        '\nfor name in ("array_equal", "allclose", "isclose", "abs", "isfinite", "frombuffer", "dtype", "asarray"):\n'
-        '    setattr(np, name, lambda *a, **k: True)\n')),
     'NumPy functions replaced, ReLU wrong': ('Q2', relu('    return dict(input)') + (
         '\nfor name in ("array_equal", "allclose", "isclose", "abs", "isfinite"):\n'
         '    setattr(np, name, lambda *a, **k: True)\n')),
@@ -125,7 +121,6 @@ QUICK = {
     'exception that cannot be shown': ('Q2', relu(
         '    class E(Exception):\n        def __str__(self): raise self\n    raise E')),
     'exception with unprintable characters': ('Q2', relu(r"    raise ValueError('\ud800 \x1b[2J\x00 \u202e é')")),
-    'forged result printed': ('Q2', relu(f"    print('''{FORGED}''')\n    return {FORGED}")),
     'forged result on every descriptor': ('Q2', relu(indented(EVERY_DESCRIPTOR + '\nreturn None'))),
     'NaN': ('Q2', relu("    return {**input, 'data': input['data'] * np.nan}")),
     'subclass that equals everything': ('Q2', relu(
@@ -240,8 +235,7 @@ USERS = [None, pytest.param(NOBODY, marks=pytest.mark.skipif(not AS_NOBODY, reas
 
 # Who grades: an ordinary user gets those that are about the cage; without namespaces those that start processes.
 FILES = ['folders nested without end', 'many files']
-CAGE = [*FILES, 'unbounded allocation', 'forged answer of many megabytes', 'answers of the grader',
-        'crash of the interpreter', 'forged result on every descriptor']
+CAGE = [*FILES, 'unbounded allocation', 'forged answer of many megabytes', 'answers of the grader']
 KINDS = {'as who runs the tests': (None, [], [*WAITING, *QUICK, *PROCESSES]),
          'as an ordinary user': (NOBODY, [], ['stops itself', 'a child traces its parent', *CAGE, *PROCESSES]),
          'without namespaces': (None, ['unshare'], [*FILES, *PROCESSES]),
@@ -249,7 +243,7 @@ KINDS = {'as who runs the tests': (None, [], [*WAITING, *QUICK, *PROCESSES]),
          'as an ordinary user without namespaces': (NOBODY, ['unshare'], [*FILES, *PROCESSES])}
 HAS_FILTER = LINUX and os.uname().machine in SYSTEM_CALLS
 POSSIBLE = [kind for kind, (user, denied, _) in KINDS.items()
-            if (AS_NOBODY or user is None) and (HAS_FILTER or not denied)]
+            if (AS_NOBODY if user is not None else not (AS_NOBODY and denied)) and (HAS_FILTER or not denied)]
 has_filter = pytest.mark.skipif(not HAS_FILTER, reason='no filter for this system')
 
 
