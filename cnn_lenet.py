@@ -954,7 +954,7 @@ _FUNCTIONS = {
 
 def _check_layers(layers):
     """The keys are 1..l, DATA comes first and LOSS last, and each layer has what it needs."""
-    if not isinstance(layers, dict) or len(layers) < 2 or set(layers) != set(range(1, len(layers) + 1)):
+    if not isinstance(layers, dict) or not layers or set(layers) != set(range(1, len(layers) + 1)):
         raise ValueError(f'layers is {_brief(layers)}; expected a dict with the integers 1, 2, ..., l as keys')
     for i, layer in layers.items():
         kind = layer.get('type') if isinstance(layer, dict) else None

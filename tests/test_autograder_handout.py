@@ -378,7 +378,8 @@ def test_an_autolab_lab_is_built_and_grades(tmp_path):
     with tarfile.open(box / 'hw7.tar', 'w') as tar:
         tar.add(ROOT / 'cnn_lenet.py', 'hw7/cnn_lenet.py')
     process = subprocess.run(make, cwd=box, capture_output=True, text=True, timeout=120)
-    assert (process.returncode, process.stderr) == (0, '')
+    assert process.returncode == 0
+    assert all('not on this system' in line for line in process.stderr.splitlines())
     assert json.loads(process.stdout.splitlines()[-1]) == {'scores': dict(POINTS.values()), 'scoreboard': [73]}
 
 
