@@ -43,10 +43,10 @@ FUNCTIONS = {
     'inner_product_backward': ('IP', 'backward', 2),
     'pooling_layer_backward': ('POOLING', 'backward', 0),
     'conv_layer_backward': ('CONV', 'backward', 2),
-    '_conv_param_grad': ('CONV', 'dW', 1),
+    '_conv_w_grad': ('CONV', 'dW', 1),
     '_conv_input_od': ('CONV', 'dX', 1),
 }
-if hasattr(net, '_conv_param_grad') and hasattr(net, '_conv_input_od'):
+if hasattr(net, '_conv_w_grad') and hasattr(net, '_conv_input_od'):
     del FUNCTIONS['conv_layer_backward']               # which only calls the other two
 
 
