@@ -36,7 +36,7 @@ import threading
 
 import numpy as np
 import scipy.io
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 
 try:
     import fcntl
@@ -310,10 +310,13 @@ def _window_parts(x, layer):
     """
     k, stride = layer['k'], layer['stride']
     h_out, w_out = _output_size(*x.shape[:2], layer)
-    windows = sliding_window_view(_padded(x, layer['pad']), (k, k), axis=(0, 1))[::stride, ::stride]
-    windows = windows.transpose(0, 1, 4, 5, 2, 3)                                # (h_out, w_out, k, k, c, n)
+    x = _padded(x, layer['pad'])
+    c, n = x.shape[2:]
+    down, across, *within = x.strides                  # bytes from an element to the next, in each dimension
+    windows = as_strided(x, (h_out, w_out, k, k, c, n), (stride * down, stride * across, down, across, *within),
+                         writeable=False)
     parts = [windows[:, :, a] for a in range(k)] if _has_long_rows(x, layer) else [windows]
-    return [part.reshape(h_out, w_out, -1, x.shape[3]) for part in parts]
+    return [part.reshape(h_out, w_out, -1, n) for part in parts]
 
 
 def _has_long_rows(x, layer):
@@ -410,7 +413,8 @@ def pooling_layer_backward(output, input, layer):
     od = np.zeros(x.shape, diff.dtype)
     waiting = np.ones(diff.shape, bool)                # windows whose largest element has not been met yet
     for place in _places(layer, h_out, w_out):
-        chosen = (x[place] == largest) & waiting
+        chosen = x[place] == largest
+        chosen &= waiting
         waiting ^= chosen
         if layer['stride'] >= layer['k']:              # no overlap, so nothing to add up: saves 3 % of an iteration
             np.multiply(diff, chosen, out=od[place])
