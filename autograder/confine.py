@@ -43,6 +43,8 @@ EXECUTE, WRITE_FILE, READ_FILE, READ_FOLDER = 1, 2, 4, 8
 ALL_RIGHTS = [0, 2 ** 13 - 1, 2 ** 14 - 1, 2 ** 15 - 1, 2 ** 15 - 1, 2 ** 16 - 1]     # by version of Landlock
 MAKE_DEVICES = 2 ** 6 | 2 ** 11
 
+WAKING = {signal.SIGTERM, signal.SIGCHLD}     # what the keeper waits for
+
 MAX_PROCESSES = 64                   # and threads
 MAX_FOLDER = 128 * 2 ** 20           # bytes that a submission's folder holds, where it is a file system of its own
 MAX_FILES = 5000                     # files in it
@@ -50,9 +52,10 @@ MAX_FILE = 2 ** 24                   # bytes of a file that a submission writes
 
 
 def main():
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})        # until the keeper can do something about it
+    signal.pthread_sigmask(signal.SIG_BLOCK, WAKING)   # the keeper asks for them when it can do something about them
     requests, answers, memory, seconds = map(int, sys.argv[1:])
     setup, blobs = receive(requests)
+    folder = None
     try:
         with contextlib.suppress(OSError):
             call('prctl', PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
@@ -66,6 +69,8 @@ def main():
             new_process_namespace()
         child = os.fork()
     except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.rmdir(folder or '')
         send(answers, setup['token'], {'broken': f'{type(error).__name__}: {error}'})
         raise
     if child:
@@ -73,7 +78,7 @@ def main():
         os.close(answers)
         keep(child, folder, user, separate)
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WAKING)
         with contextlib.suppress(OSError), open('/proc/self/oom_score_adj', 'w') as file:
             file.write('1000')                         # if the machine's memory runs out, this ends first
         if separate:
@@ -281,14 +286,7 @@ def exit_status(status):
 
 def keep(child, folder, user, separate):
     """Wait for the child, or for SIGTERM; end what is left in the cage, remove the folder, exit as the child did."""
-    def end(*_):
-        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
-            os.kill(child, signal.SIGKILL)
-
-    signal.signal(signal.SIGTERM, end)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    status = exit_status(os.waitpid(child, 0)[1])
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)      # from here on the child's number may become another's
+    status = wait_for(child)
     if user and not separate:
         end_all_of(user)
         remove_shared_memory(user)
@@ -306,6 +304,20 @@ def keep(child, folder, user, separate):
         subprocess.run(['chmod', '-R', 'u+rwX', folder], **quiet)
         subprocess.run(['rm', '-rf', folder], **quiet)
     leave(status)
+
+
+def wait_for(child):
+    """The child's exit status, once it has ended; SIGTERM has it ended at once.
+
+    Both signals stay blocked: one that comes between looking and waiting is still there to be waited for.
+    """
+    signal.signal(signal.SIGCHLD, lambda *_: None)     # a system may drop a signal that nobody handles
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return exit_status(status)
+        if signal.sigwait(WAKING) == signal.SIGTERM:
+            os.kill(child, signal.SIGKILL)
 
 
 def end_all_of(user):

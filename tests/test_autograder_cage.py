@@ -4,6 +4,7 @@ Every hostile submission here is bounded: what it starts ends by itself after a 
 """
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import re
@@ -11,10 +12,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from grading import (
     AUTOGRADER,
+    LONG,
     LOOPS,
     NOBODY,
     POINTS,
@@ -444,28 +447,47 @@ def test_all_questions_are_asked_in_one_process_until_it_ends(folder):
     assert 'ValueError: 3 calls, the first of relu_backward' in one.source(ends).stdout
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
-def test_a_grader_that_is_ended_leaves_nothing(folder, number):
-    """The submission says by a line in a pipe that it runs; the test then waits for the cage to be gone."""
-    one = grader(folder, f'ended-{number}')
-    temporary = one.folder / 'temporary'
+@pytest.mark.parametrize('moment', ['its folder is made', pytest.param('the submission runs', marks=pytest.mark.skipif(
+    not LINUX, reason='looks for a process in /proc'))])
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL], ids=['SIGTERM', 'SIGKILL'])
+def test_a_grader_that_is_ended_leaves_nothing(folder, number, moment):
+    """The submission says by the name of its process that it runs; the test then waits for the cage to be gone."""
+    one = grader(folder, f'ended by {number} when {moment}')
+    temporary, name = one.folder / 'temporary', f'hw7-{os.getpid()}'
     temporary.mkdir()
-    (one.folder / 'cnn_lenet.py').write_text('import time\ntime.sleep(60)\n')
-    process = subprocess.Popen([sys.executable, str(AUTOGRADER / 'grade.py'), str(one.folder / 'cnn_lenet.py')],
+    (one.folder / 'cnn_lenet.py').write_text('import ctypes, time\n'
+                                             f'ctypes.CDLL(None).prctl(15, {name.encode()}, 0, 0, 0)\ntime.sleep(60)\n')
+    process = subprocess.Popen([*one.program, str(one.folder / 'cnn_lenet.py'), '--timeout', str(LONG)],
                                stdout=subprocess.DEVNULL, env={**os.environ, 'TMPDIR': str(temporary)})
-    assert wait(lambda: os.listdir(temporary))
-    process.send_signal(number)
-    assert process.wait(timeout=60) == (143 if number == signal.SIGTERM else -number)
+    try:
+        # Of a name that says so: Python tries a temporary folder with a file that is gone at once.
+        assert wait(lambda: list(temporary.glob('hw7-*')) if moment == 'its folder is made' else is_running(name))
+        process.send_signal(number)
+        assert process.wait(timeout=LONG) == (143 if number == signal.SIGTERM else -number)
+    finally:
+        process.kill()
+        process.wait()
     assert wait(lambda: not os.listdir(temporary))
     assert wait(lambda: not processes_of(one.folder))
 
 
+def is_running(name):
+    """Whether there is a process of that name."""
+    for entry in filter(str.isdigit, os.listdir('/proc')):
+        with contextlib.suppress(OSError):
+            if Path('/proc', entry, 'comm').read_text().strip() == name:
+                return True
+    return False
+
+
 def wait(condition):
-    """Whether something comes true within a minute."""
-    end = time.monotonic() + 60
-    while not condition() and time.monotonic() < end:
+    """Whether something comes true before long; it may be true for a moment alone."""
+    end = time.monotonic() + LONG
+    while not condition():
+        if time.monotonic() > end:
+            return False
         time.sleep(0.02)
-    return condition()
+    return True
 
 
 @has_filter
