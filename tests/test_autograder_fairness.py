@@ -7,7 +7,22 @@ import sys
 
 import numpy as np
 import pytest
-from grading import AUTOGRADER, LOOPS, POINTS, ROOT, Grader, changed, open_folder, relu, scores, with_function, without
+from grading import (
+    LOOPS,
+    POINTS,
+    ROOT,
+    Grader,
+    changed,
+    grade,
+    graded_here,
+    open_folder,
+    relu,
+    scores,
+    with_function,
+    without,
+)
+
+import cnn_lenet
 
 # Right, but not as most would write it: (change of the loop solution).
 ODD = {
@@ -78,8 +93,6 @@ for name in ('pooling_layer_forward', 'pooling_layer_backward', 'relu_forward', 
     return params, param_winc"""),
     'num as the height of an inner product': changed("'height': layer['num'], 'width': 1, 'channel': 1",
                                                      "'width': 1, 'height': layer['num'], 'channel': 1"),
-    'NumPy complains and warns': 'import numpy\nnumpy.seterr(all="raise")\n' + LOOPS,
-    'arguments of a program at import': 'import argparse\nargparse.ArgumentParser().parse_args()\n' + LOOPS,
 }
 
 PLAIN_FD = """
@@ -162,81 +175,82 @@ PARTLY = {
 
 
 @pytest.fixture(scope='module')
-def folder():
-    with open_folder() as folder:
-        yield folder
-
-
-@pytest.fixture(scope='module')
-def graded(folder):
-    """All of the above, graded: dict, name -> finished process."""
-    (folder / 'all').mkdir()
+def graded():
+    """All of the above, graded: dict, name -> (scores, feedback)."""
     sources = {**ODD, **{name: source for case in (WRONG, PARTLY) for name, (*_, source) in case.items()}}
-    return Grader(folder / 'all').sources(sources)
+    return {name: graded_here(source) for name, source in sources.items()}
 
 
 @pytest.mark.parametrize('name', ODD)
 def test_a_right_answer_is_right_in_any_clothes(graded, name):
-    assert scores(graded[name]) == POINTS
+    assert graded[name][0] == POINTS
 
 
 @pytest.mark.parametrize('name', WRONG)
 def test_a_wrong_formula_gets_nothing_and_costs_its_question_alone(graded, name):
-    assert scores(graded[name]) == without(WRONG[name][0])
+    assert graded[name][0] == without(WRONG[name][0])
 
 
 @pytest.mark.parametrize('name', PARTLY)
 def test_what_is_right_for_some_sizes_gets_their_share(graded, name):
     question, points, _ = PARTLY[name]
-    assert scores(graded[name]) == {**POINTS, question: points}
+    assert graded[name][0] == {**POINTS, question: points}
 
 
+@pytest.mark.parametrize('seed', [1, 2])
 @pytest.mark.parametrize('name', ['np.vectorize takes its type from the first element',
                                   'overlapping windows overwrite'])
-def test_the_seed_makes_no_difference_to_the_score(folder, name):
-    (folder / name).mkdir()
+def test_the_seed_makes_no_difference_to_the_score(name, seed):
     question, points, source = PARTLY[name]
-    for seed in ('0', '1', '2'):
-        assert scores(Grader(folder / name / seed).source(source, '--seed', seed)) == {**POINTS, question: points}
+    assert graded_here(source, seed)[0] == {**POINTS, question: points}
+
+
+def test_the_grader_itself_gives_the_same_scores_and_feedback():
+    question, points, source = PARTLY['windows of 2 x 2 built in']
+    found, feedback = graded_here(source)
+    with open_folder() as folder:
+        process = Grader(folder).source(source, '--seed', '0')
+    assert scores(process) == found == {**POINTS, question: points}
+    assert process.stdout.startswith(feedback)
+
+
+def test_what_an_import_does_to_its_process_costs_nothing():
+    """It reads a program's arguments, and has NumPy raise errors where it would warn."""
+    source = 'import argparse, numpy\nargparse.ArgumentParser().parse_args()\nnumpy.seterr(all="raise")\n' + LOOPS
+    with open_folder() as folder:
+        assert scores(Grader(folder).source(source)) == POINTS
 
 
 def test_feedback_says_what_was_wrong_and_where(graded):
-    assert 'input 5 x 7 x 3, batch 4, k = 3, stride = 2' in graded['windows of 2 x 2 built in'].stdout
-    assert "params_[1]['b'] is wrong" in graded['decay on b'].stdout
-    assert "param_grad['w'] is wrong" in graded['gradients divided by the batch size'].stdout
-    assert "the result['data'] is wrong in" in graded['leaky ReLU'].stdout
+    def text(name):
+        return graded[name][1]
+
+    assert 'input 5 x 7 x 3, batch 4, k = 3, stride = 2' in text('windows of 2 x 2 built in')
+    assert "params_[1]['b'] is wrong" in text('decay on b')
+    assert "param_grad['w'] is wrong" in text('gradients divided by the batch size')
+    assert "the result['data'] is wrong in" in text('leaky ReLU')
 
 
 def test_a_changed_argument_is_a_warning_with_its_name(graded):
-    assert "input['data'] was changed" in graded['ReLU in place'].stdout
-    assert "params[1]['w'] was changed" in graded['solver in place'].stdout
-    assert 'WRONG' not in graded['ReLU in place'].stdout + graded['solver in place'].stdout
-    assert 'was changed' not in graded['big-endian'].stdout
+    for name, argument in (('ReLU in place', "input['data']"), ('solver in place', "params[1]['w']")):
+        assert f'{argument} was changed' in graded[name][1] and 'WRONG' not in graded[name][1]
+    assert 'was changed' not in graded['big-endian'][1]
 
 
 @pytest.mark.parametrize('seed', [0, 1])
 def test_the_right_answers_are_the_projects(seed):
     """Loops over images and windows here, NumPy's own there."""
-    script = f'''
-import sys
-sys.path[:0] = [{str(AUTOGRADER)!r}, {str(ROOT)!r}]
-import numpy as np
-import cnn_lenet, grade
+    for question, (name, _) in grade.QUESTIONS.items():
+        for case in grade.make_cases(question, np.random.RandomState(seed)):
+            found = getattr(cnn_lenet, name)(*case.arguments.values())
+            found = [found] if len(case.expected) == 1 else found
+            assert all(map(same, found, case.expected.values())), case.title
+
 
 def same(found, expected):
     if isinstance(expected, dict):
         return all(same(found[key], expected[key]) for key in expected)
     return found in expected if isinstance(expected, tuple) else np.allclose(found, expected, 1e-9, 1e-9)
-
-for question, (name, _) in grade.QUESTIONS.items():
-    for case in grade.make_cases(question, np.random.RandomState({seed})):
-        found = getattr(cnn_lenet, name)(*case.arguments.values())
-        found = [found] if len(case.expected) == 1 else found
-        assert all(map(same, found, case.expected.values())), case.title
-print('same')
-'''
-    process = subprocess.run([sys.executable, '-B', '-c', script], capture_output=True, text=True)
-    assert process.stdout == 'same\n', process.stderr
 
 
 # ---------------------------------------------------------------------------------------------------------------
