@@ -24,6 +24,7 @@ from grading import (
     SYSTEM_CALLS,
     Grader,
     can_be_nobody,
+    graded_here,
     open_folder,
     processes_of,
     relu,
@@ -72,13 +73,22 @@ def forge(header):
             pass
 '''
 
+
+def hostile(**bodies):
+    """The loop solution with other bodies of some functions. What one of them costs, the others do not."""
+    source = LOOPS
+    for name, body in bodies.items():
+        source = with_function(name, indented(body), source)
+    return source
+
+
 # Those that run into a limit of time: (the questions that get no points, source). None stands for all questions.
 WAITING = {
     'import sleeps for ever': (None, 'import time\ntime.sleep(1e6)\n' + LOOPS),
     'sleeps for ever': ('Q2', relu('    import time; time.sleep(1e6)')),
     'stops itself': ('Q2', relu('    import os, signal; os.kill(os.getpid(), signal.SIGSTOP)')),
     'descriptors closed': ('Q2', relu('    import os; os.closerange(0, 64)')),
-    'answers without end': ('Q2', relu(indented('''
+    'answers without end': ('Q2', relu(indented("""
 import os, time
 while True:
     for fd in range(3, 16):
@@ -86,8 +96,8 @@ while True:
             os.write(fd, b"x" * 4096)
         except OSError:
             pass
-    time.sleep(0.01)'''))),
-    'a child traces its parent': ('Q2', relu(indented('''
+    time.sleep(0.01)"""))),
+    'a child traces its parent': ('Q2', relu(indented("""
 import ctypes, os, time
 libc = ctypes.CDLL(None)
 worker = os.getpid()
@@ -96,7 +106,7 @@ if os.fork() == 0:
         libc.ptrace(0x4207, worker, None, None)
     time.sleep(60)
     os._exit(0)
-time.sleep(60)'''))),
+time.sleep(60)"""))),
 }
 
 # The others.
@@ -105,9 +115,9 @@ QUICK = {
     'import of what is not there': (None, 'import no_such_module\n' + LOOPS),
     'import ends the process': (None, 'import os\nos._exit(0)\n' + LOOPS),
     'source that is not UTF-8': (None, b'name = "\xff\xfe"\n' + LOOPS.encode()),
-    'import prints, reads and changes the folder': ('', 'import os, sys\nprint("x" * 10 ** 6)\nsys.stdin.read()\n'
-                                                    'open("left-behind", "w").write("x")\nos.chdir("/")\n' + LOOPS),
-    'forged result on every descriptor at import': ('', EVERY_DESCRIPTOR + LOOPS),
+    'import prints, reads, changes the folder, forges a result on every descriptor': (
+        '', 'import os, sys\nprint("x" * 10 ** 6)\nsys.stdin.read()\nopen("left-behind", "w").write("x")\n'
+        'os.chdir("/")\n' + EVERY_DESCRIPTOR + LOOPS),
     'NumPy functions replaced, ReLU wrong': ('Q2', relu('    return dict(input)') + (
         '\nfor name in ("array_equal", "allclose", "isclose", "abs", "isfinite"):\n'
         '    setattr(np, name, lambda *a, **k: True)\n')),
@@ -117,87 +127,88 @@ QUICK = {
                                       'vars(fakes["numpy"]).update(vars(np), array_equal=lambda *a: True, abs=None)\n'
                                       'sys.modules.update(fakes)\nsys.modules.pop("os")\n')),
     'unbounded allocation': ('Q2', relu('    hoard = []\n    while True: hoard.append(np.ones(10 ** 6))')),
-    'crash of the interpreter': ('Q2', relu('    import os; os.abort()')),
-    'sys.exit': ('Q2', relu('    import sys; sys.exit(0)')),
-    'os._exit': ('Q2', relu('    import os; os._exit(0)')),
-    'endless recursion': ('Q2', relu('    return relu_forward(input, layer)')),
-    'exception that cannot be shown': ('Q2', relu(
-        '    class E(Exception):\n        def __str__(self): raise self\n    raise E')),
-    'exception with unprintable characters': ('Q2', relu(r"    raise ValueError('\ud800 \x1b[2J\x00 \u202e é')")),
-    'forged result on every descriptor': ('Q2', relu(indented(EVERY_DESCRIPTOR + '\nreturn None'))),
-    'NaN': ('Q2', relu("    return {**input, 'data': input['data'] * np.nan}")),
-    'subclass that equals everything': ('Q2', relu(
-        f"    class A(np.ndarray):\n{indented(ALWAYS_EQUAL)}    return {{**input, 'data': input['data'].view(A)}}")),
-    'object that equals everything': ('Q2', relu(f'    class A:\n{indented(ALWAYS_EQUAL)}    return A()')),
-    'array of objects': ('Q2', relu("    return {**input, 'data': input['data'].astype(object)}")),
-    'height is an array': ('Q2', relu(indented(RIGHT.replace('}', ", 'height': np.array([2, 2])}")))),
-    'height is an empty array': ('Q2', relu(indented(RIGHT.replace('}', ", 'height': np.zeros(0)}")))),
-    'height is infinite': ('Q2', relu(indented(RIGHT.replace('}', ", 'height': np.inf}")))),
-    'height is huge': ('Q2', relu(indented(RIGHT.replace('}', ", 'height': 10 ** 5000}")))),
-    'answer of a gigabyte': ('Q2', relu("    return {**input, 'data': np.zeros((2 ** 27, 1))}")),
-    'answer that contains itself': ('Q2', relu("    x = dict(input)\n    x['data'] = x\n    return x")),
-    'forged answer of many megabytes': ('Q2', relu(indented(FORGED_ANSWER + 'forge("[" + "[]," * 20000000 + "[]]")'))),
-    'forged answer of the wrong form': ('Q2', relu(indented(FORGED_ANSWER + (
-        'forge(json.dumps({"sizes": [], "result": ["dict", [[["a"], 7]]], "changed": {"x": [[]]}}))')))),
-    'forged error without end': ('Q2', relu(indented(FORGED_ANSWER + (
-        'forge(json.dumps({"sizes": [], "line": []})[:-1] + \', "error": \' + "[" * 900 + "]" * 900 + "}")')))),
-    'no answer at all': ('Q2', relu('    pass')),
-    'arguments kept and changed later': ('', LOOPS + (
-        '\nkept = []\ndef keeping(function):\n    def call(*arguments):\n'
-        '        for array in kept: array.fill(7)\n'
-        '        kept.extend(a["data"] for a in arguments if isinstance(a, dict) and "data" in a)\n'
-        '        result = function(*arguments)\n        return result\n    return call\n'
-        'relu_forward, relu_backward = keeping(relu_forward), keeping(relu_backward)\n')),
-    'folders nested without end': ('', relu(indented(f'''
+    'a crash, an exit, an endless recursion, a forged result on every descriptor': ('Q2 Q3 Q5 Q7', hostile(
+        relu_forward='import os; os.abort()',
+        inner_product_forward='return inner_product_forward(input, layer, param)',
+        relu_backward='import os; os._exit(0)',
+        sgd_momentum=EVERY_DESCRIPTOR + '\nreturn None')),
+    'answers that are too large': ('Q2 Q5', hostile(
+        relu_forward="return {**input, 'data': np.zeros((2 ** 27, 1))}",
+        relu_backward=FORGED_ANSWER + 'forge("[" + "[]," * 20000000 + "[]]")')),
+    'forged answers, and answers of the grader': ('Q2 Q5 Q7', hostile(
+        relu_forward=f"""
+import sys
+sys.path.append({str(AUTOGRADER)!r})
+import grade
+return grade.relu_forward(input)""",
+        relu_backward=FORGED_ANSWER + (
+            'forge(json.dumps({"sizes": [], "result": ["dict", [[["a"], 7]]], "changed": {"x": [[]]}}))'),
+        sgd_momentum=FORGED_ANSWER + (
+            'forge(json.dumps({"sizes": [], "line": []})[:-1] + \', "error": \' + "[" * 900 + "]" * 900 + "}")'))),
+    'folders nested without end, many files': ('', hostile(
+        relu_forward=f"""
 import os
 if not hasattr(relu_forward, "done"):
     relu_forward.done = True
-    for _ in range(2000):
-        os.mkdir("deep")
-        os.chdir("deep")
+    for _ in range(MANY // 5):
+        os.mkdir("deep" * 20)
+        os.chdir("deep" * 20)
     open("file", "w").close()
     os.symlink("/", "link")
     os.chmod(".", 0)
-{RIGHT}'''))),
-    'many files': ('', relu(indented(f'''
+{RIGHT}""",
+        relu_backward="""
 import os
+os.chdir(os.environ["HOME"])
 try:
-    for number in range(20000):
-        os.close(os.open(f"file-{{number}}", os.O_CREAT))
+    for number in range(MANY):
+        os.close(os.open(f"file-{number}", os.O_CREAT))
 except OSError:
     pass
-{RIGHT}'''))),
-    'answers of the grader': ('Q2', f'import sys\nsys.path.append({str(AUTOGRADER)!r})\n' + relu(indented('''
-import grade
-return grade.relu_forward(input)'''))),
+return output['diff'] * (input['data'] > 0)""") + """
+import os
+# As many as its folder may hold. A disk has no such limit, and takes its time.
+MANY = 5100 if os.statvfs(".").f_files < 10 ** 4 else 500
+"""),
 }
 
-# These start processes, or try to reach some: (questions lost, questions lost where no process can be started, source).
+# These start processes: (questions lost, questions lost where no process can be started, source).
 PROCESSES = {
-    'background thread': ('', None, LOOPS + '''
-import threading, time
-threading.Thread(target=time.sleep, args=[60], daemon=True).start()
-'''),
-    'child process that stays': ('', None, LOOPS + '''
-import subprocess, sys
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-'''),
-    'daemon with no ties': ('', None, LOOPS + '''
-import os, sys
-if os.fork() == 0:
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    os.closerange(0, 64)
-    os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)", os.environ["HOME"]], {})
-'''),
-    'as many processes as there may be': ('Q2', 'Q2', relu(indented('''
+    'a thread, a child and a daemon with no ties that stay': ('', None, LOOPS + """
+import os, subprocess, sys, threading, time
+def thread():
+    threading.Thread(target=time.sleep, args=[60], daemon=True).start()
+def child():
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+def daemon():
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.closerange(0, 64)
+        os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)", os.environ["HOME"]], {})
+started = 0
+for start in (thread, child, daemon):
+    try:
+        start()
+        started += 1
+    except (OSError, RuntimeError):
+        pass
+if started < 3:
+    raise RuntimeError(f"{started} of 3 started")
+"""),
+    'as many processes as there may be, threads without end': ('Q2 Q5', 'Q2 Q5', hostile(
+        relu_forward="""
 import os, time
 for _ in range(500):
     if os.fork() == 0:
         time.sleep(60)
-        os._exit(0)'''))),
-    'forks and exits without end': ('', None, LOOPS + '''
+        os._exit(0)""",
+        relu_backward="""
+import threading, time
+for _ in range(500):
+    threading.Thread(target=time.sleep, args=[60], daemon=True).start()""")),
+    'forks and exits without end': ('', None, LOOPS + """
 import os, time
 end = time.monotonic() + 60
 if os.fork() == 0:
@@ -209,16 +220,26 @@ if os.fork() == 0:
         except OSError:
             pass
     os._exit(0)
-'''),
-    'threads without end': ('Q2', 'Q2', relu(indented('''
-import threading, time
-for _ in range(500):
-    threading.Thread(target=time.sleep, args=[60], daemon=True).start()'''))),
+"""),
 }
 
-
-def sources(*cases):
-    return {name: source for case in cases for name, (*_, source) in case.items()}
+# Answers of relu_forward that are none. What they are does not depend on a cage.
+ANSWERS = {
+    'sys.exit': 'import sys; sys.exit(0)',
+    'exception that cannot be shown': 'class E(Exception):\n    def __str__(self): raise self\nraise E',
+    'exception with unprintable characters': r"raise ValueError('\ud800 \x1b[2J\x00 \u202e é')",
+    'NaN': "return {**input, 'data': input['data'] * np.nan}",
+    'subclass that equals everything': f"class A(np.ndarray):{ALWAYS_EQUAL}\n"
+                                       "return {**input, 'data': input['data'].view(A)}",
+    'object that equals everything': f'class A:{ALWAYS_EQUAL}\nreturn A()',
+    'array of objects': "return {**input, 'data': input['data'].astype(object)}",
+    'height is an array': RIGHT.replace('}', ", 'height': np.array([2, 2])}"),
+    'height is an empty array': RIGHT.replace('}', ", 'height': np.zeros(0)}"),
+    'height is infinite': RIGHT.replace('}', ", 'height': np.inf}"),
+    'height is huge': RIGHT.replace('}', ", 'height': 10 ** 5000}"),
+    'answer that contains itself': "x = dict(input)\nx['data'] = x\nreturn x",
+    'no answer at all': 'pass',
+}
 
 
 @pytest.fixture(scope='module')
@@ -237,49 +258,65 @@ USERS = [None, pytest.param(NOBODY, marks=pytest.mark.skipif(not AS_NOBODY, reas
 
 
 # Who grades: an ordinary user gets those that are about the cage; without namespaces those that start processes.
-FILES = ['folders nested without end', 'many files']
-CAGE = [*FILES, 'unbounded allocation', 'forged answer of many megabytes', 'answers of the grader']
+FILES = 'folders nested without end, many files'
+CAGE = [FILES, 'unbounded allocation', 'answers that are too large', 'forged answers, and answers of the grader']
 KINDS = {'as who runs the tests': (None, [], [*WAITING, *QUICK, *PROCESSES]),
          'as an ordinary user': (NOBODY, [], ['stops itself', 'a child traces its parent', *CAGE, *PROCESSES]),
-         'without namespaces': (None, ['unshare'], [*FILES, *PROCESSES]),
-         'as root in a container': (0, ['unshare', 'landlock'], [*FILES, *PROCESSES]),
-         'as an ordinary user without namespaces': (NOBODY, ['unshare'], [*FILES, *PROCESSES])}
+         'without namespaces': (None, ['unshare'], [FILES, *PROCESSES]),
+         'as root in a container': (0, ['unshare', 'landlock'], [FILES, *PROCESSES]),
+         'as an ordinary user without namespaces': (NOBODY, ['unshare'], [FILES, *PROCESSES])}
 HAS_FILTER = LINUX and os.uname().machine in SYSTEM_CALLS
 POSSIBLE = [kind for kind, (user, denied, _) in KINDS.items()
             if (AS_NOBODY if user is not None else not (AS_NOBODY and denied)) and (HAS_FILTER or not denied)]
 has_filter = pytest.mark.skipif(not HAS_FILTER, reason='no filter for this system')
 
 
+@pytest.fixture(scope='module', autouse=True)
+def waiting(folder):
+    """Those that wait, being graded from now on, all at the same time: dict, (kind, name) -> Future of a process."""
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        yield submitted(pool, folder, WAITING, timeout=15)
+
+
 @pytest.fixture(scope='module')
 def graded(folder):
-    """All of the above, graded: dict, (kind, name) -> finished process. The ones that wait do so at the same time."""
-    every, done = sources(WAITING, QUICK, PROCESSES), {}
-    with concurrent.futures.ThreadPoolExecutor(16) as waiting, concurrent.futures.ThreadPoolExecutor(4) as quick:
-        for kind in POSSIBLE:
-            user, denied, names = KINDS[kind]
-            slow = grader(folder, f'{kind}, waiting', user=user, denied=denied, timeout=15)
-            fast = grader(folder, kind, user=user, denied=denied)
-            for name in names:
-                pool, one = (waiting, slow) if name in WAITING else (quick, fast)
-                done[kind, name] = pool.submit(one.source, every[name], '--memory', '800')
-    return {key: future.result() for key, future in done.items()}
+    """The others, graded: dict, (kind, name) -> Future of a finished process."""
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        return submitted(pool, folder, {**QUICK, **PROCESSES})
+
+
+def submitted(pool, folder, cases, **settings):
+    """Have each of the cases graded by everyone who is to grade it."""
+    done = {}
+    for kind in POSSIBLE:
+        user, denied, names = KINDS[kind]
+        one = grader(folder, f'{kind}, {len(cases)}', user=user, denied=denied, **settings)
+        for name in filter(cases.get, names):
+            done[kind, name] = pool.submit(one.source, cases[name][-1], '--memory', '800')
+    return done
 
 
 def check(process, lost):
-    assert scores(process) == (without(*POINTS) if lost is None else without(lost))
+    assert scores(process) == without(*(POINTS if lost is None else lost.split()))
     assert 'Traceback' not in process.stdout + process.stderr
     assert '999' not in process.stdout.splitlines()[-1]
     assert process.left == []
 
 
-@pytest.mark.parametrize('kind, name', [(kind, name) for kind in POSSIBLE for name in KINDS[kind][2]])
+def of_kinds(cases):
+    return pytest.mark.parametrize('kind, name', [(kind, name) for kind in POSSIBLE for name in KINDS[kind][2]
+                                                  if name in cases])
+
+
+@of_kinds({**QUICK, **PROCESSES})
 def test_a_hostile_submission_changes_no_score_but_its_own(graded, kind, name):
     """Without namespaces root still has another user, whose processes it can end at once; others may start none."""
     user, denied, _ = KINDS[kind]
-    process = graded[kind, name]
+    process = graded[kind, name].result()
     none_may_start = 'neither processes nor threads' in process.stderr
-    check(process, PROCESSES[name][1] if none_may_start and name in PROCESSES else
-          {**WAITING, **QUICK, **PROCESSES}[name][0])
+    check(process, PROCESSES[name][1] if none_may_start and name in PROCESSES else {**QUICK, **PROCESSES}[name][0])
+    if none_may_start and 'daemon' in name:
+        assert 'RuntimeError: 0 of 3 started' in process.stdout
     if 'unshare' in denied:
         assert 'not on this system: namespaces' in process.stderr
         assert none_may_start == bool(user or os.geteuid())
@@ -287,33 +324,47 @@ def test_a_hostile_submission_changes_no_score_but_its_own(graded, kind, name):
         assert 'another user' not in process.stderr
 
 
-@pytest.mark.skipif(not LINUX, reason='looks for processes in /proc')
-def test_nothing_is_left(graded, folder):
-    assert processes_of(folder) == []
+@pytest.fixture(scope='module')
+def answered():
+    """All of ANSWERS, graded in this process: dict, name -> (scores, feedback)."""
+    return {name: graded_here(hostile(relu_forward=body)) for name, body in ANSWERS.items()}
 
 
-def test_feedback_says_what_went_wrong(graded):
+@pytest.mark.parametrize('name', ANSWERS)
+def test_an_answer_that_is_none_gets_no_points(answered, name):
+    assert answered[name][0] == without('Q2')
+
+
+def test_arguments_that_are_kept_and_changed_later_make_no_difference():
+    source = LOOPS + ('\nkept = []\ndef keeping(function):\n    def call(*arguments):\n'
+                      '        for array in kept: array.fill(7)\n'
+                      '        kept.extend(a["data"] for a in arguments if isinstance(a, dict) and "data" in a)\n'
+                      '        result = function(*arguments)\n        return result\n    return call\n'
+                      'relu_forward, relu_backward = keeping(relu_forward), keeping(relu_backward)\n')
+    assert graded_here(source)[0] == POINTS
+
+
+def test_feedback_says_what_went_wrong(graded, answered):
     def text(name):
-        return graded['as who runs the tests', name].stdout
+        return answered[name][1] if name in ANSWERS else graded['as who runs the tests', name].result().stdout
 
-    assert 'no answer in time' in text('sleeps for ever')
-    assert 'signal 6' in text('crash of the interpreter')
-    assert 'exit status 0' in text('os._exit')
+    ended = text('a crash, an exit, an endless recursion, a forged result on every descriptor')
+    assert 'signal 6' in ended and 'exit status 0' in ended and 'RecursionError' in ended
     assert 'MemoryError' in text('unbounded allocation')
     assert 'the result is None; expected a dict' in text('no answer at all')
     assert "the result['height'] is an array of shape (2,); expected" in text('height is an array')
-    assert 'the answer is too large' in text('forged answer of many megabytes')
+    assert 'the answer is too large' in text('answers that are too large')
     assert r'ValueError: \ud800 \x1b[2J\x00 \u202e é' in text('exception with unprintable characters')
-    source = QUICK['sys.exit'][1].splitlines()
-    line = source.index('    import sys; sys.exit(0)') + 1
+    line = hostile(relu_forward=ANSWERS['sys.exit']).splitlines().index('    import sys; sys.exit(0)') + 1
     assert f'SystemExit: 0 (line {line} of cnn_lenet.py)' in text('sys.exit')
     assert 'SyntaxError' in text('syntax error')
     assert "No module named 'no_such_module'" in text('import of what is not there')
 
 
 def test_error_texts_are_printed_where_only_ascii_can_be(folder):
-    process = grader(folder, 'ascii').source(QUICK['exception with unprintable characters'][1], LC_ALL='C',
-                                             PYTHONCOERCECLOCALE='0', PYTHONUTF8='0', PYTHONIOENCODING='ascii')
+    source = hostile(relu_forward=ANSWERS['exception with unprintable characters'])
+    process = grader(folder, 'ascii').source(source, LC_ALL='C', PYTHONCOERCECLOCALE='0', PYTHONUTF8='0',
+                                             PYTHONIOENCODING='ascii')
     check(process, 'Q2')
     assert r'\ud800 \x1b[2J\x00 \u202e \xe9' in process.stdout
 
@@ -515,3 +566,20 @@ def test_root_without_any_means_grades_and_says_so(folder):
     assert process.left == []
 
 
+# ---------------------------------------------------------------------------------------------------------------
+# The last: those that wait have done so in the meantime
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@of_kinds(WAITING)
+def test_a_submission_that_waits_changes_no_score_but_its_own(waiting, kind, name):
+    process = waiting[kind, name].result()
+    check(process, WAITING[name][0])
+    assert 'no answer in time' in process.stdout or name in ('descriptors closed', 'answers without end')
+
+
+@pytest.mark.skipif(not LINUX, reason='looks for processes in /proc')
+def test_nothing_is_left(graded, waiting, folder):
+    for future in (*graded.values(), *waiting.values()):
+        future.result()
+    assert processes_of(folder) == []
