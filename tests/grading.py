@@ -107,7 +107,7 @@ class Uncaged:
     """In place of a cage: the worker's functions in this process, called with what would have reached it."""
 
     def __init__(self, source):
-        self.functions = {'__name__': 'cnn_lenet'}
+        self.functions = {'__name__': 'cnn_lenet', '__file__': 'cnn_lenet.py'}
         exec(compile(source, 'cnn_lenet.py', 'exec'), self.functions)
 
     def ask(self, request, deadline, blobs=()):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from grading import graded_here
 
 import cnn_lenet
 
@@ -39,9 +40,9 @@ with pytest.MonkeyPatch.context() as patch:
     handout = load(AUTOGRADER / 'handout.py', 'handout')
 
 
-def run(*command, cwd, timeout=120):
+def run(*command, cwd, **options):
     return subprocess.run([sys.executable, '-B', *map(str, command)], cwd=cwd, capture_output=True, text=True,
-                          timeout=timeout)
+                          timeout=300, **options)
 
 
 def pytest_in(folder, *flags):
@@ -298,17 +299,47 @@ def test_a_student_sees_every_question_fail_until_it_is_written(package, solved)
     assert 'Error' not in text and 'warning' not in text
 
 
+# Runs pytest in a package as many times as there are functions, each time with the starter in which one is written.
+ONE_BY_ONE = """
+import json, sys
+from pathlib import Path
+import pytest
+sources = json.loads(sys.stdin.read())
+class Notes:
+    def pytest_runtest_logreport(self, report):
+        if report.when == 'call' or report.failed:
+            results[report.nodeid.partition('::')[2]] = report.outcome
+for name, (source, question) in sources.items():
+    Path('cnn_lenet.py').write_text(source)
+    for flags in ([], ['-k', question]):
+        for module in ('cnn_lenet', 'test_questions'):
+            sys.modules.pop(module, None)
+        results = {}
+        pytest.main(['-p', 'no:cacheprovider', *flags], plugins=[Notes()])
+        print('RESULTS', json.dumps(results))
+"""
+
+
+@pytest.fixture(scope='module')
+def one_by_one(package, tmp_path_factory):
+    """dict, function -> (results of all tests, results of those that -k QUESTION chooses) where it alone is written."""
+    folder = tmp_path_factory.mktemp('one by one') / 'package'
+    shutil.copytree(package, folder, ignore=shutil.ignore_patterns('mnist_all.mat'))
+    sources = {name: (handout['starter'](SOLUTION, keep=(name,)), question) for name, (question, _) in POINTS.items()}
+    process = run('-c', ONE_BY_ONE, cwd=folder, input=json.dumps(sources))
+    assert process.returncode == 0, process.stderr
+    found = [json.loads(line[8:]) for line in process.stdout.splitlines() if line.startswith('RESULTS ')]
+    return dict(zip(POINTS, zip(found[::2], found[1::2])))
+
+
 @pytest.mark.parametrize('name', POINTS)
-def test_one_question_passes_whatever_the_others_do(package, solved, tmp_path, name):
+def test_one_question_passes_whatever_the_others_do(one_by_one, name):
     """Only the tests of the one function that is written pass; -k runs those of one question, and no others."""
     question, _ = POINTS[name]
-    shutil.copytree(package, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns('mnist_all.mat'))
-    (tmp_path / 'cnn_lenet.py').write_text(handout['starter'](SOLUTION, keep=(name,)))
-    results, _ = pytest_in(tmp_path)
-    assert {test[4:6] for test, result in results.items() if result == 'PASSED'} == {question}
-    assert {test[4:6] for test, result in results.items() if result == 'FAILED'} == {
+    results, alone = one_by_one[name]
+    assert {test[4:6] for test, result in results.items() if result == 'passed'} == {question}
+    assert {test[4:6] for test, result in results.items() if result == 'failed'} == {
         other for other, _ in POINTS.values()} - {question}
-    alone, _ = pytest_in(tmp_path, '-k', question)
     assert alone == {test: result for test, result in results.items() if test[4:6] == question}
 
 
@@ -344,22 +375,14 @@ def test_the_readme_names_every_question_with_its_points():
     assert {name: (question, int(points)) for question, name, points in rows} == POINTS
 
 
-def grade(path):
-    process = subprocess.run([sys.executable, str(AUTOGRADER / 'grade.py'), str(path), '-A'], capture_output=True,
-                             text=True, timeout=120)
-    return json.loads(process.stdout.splitlines()[-1])['scores']
-
-
 def test_the_starter_gets_no_points(package):
-    assert grade(package) == {question: 0 for question, _ in POINTS.values()}
+    assert graded_here((package / 'cnn_lenet.py').read_text())[0] == {question: 0 for question, _ in POINTS.values()}
 
 
 @pytest.mark.parametrize('name', POINTS)
-def test_one_function_of_the_solution_in_the_starter_gets_its_points(tmp_path, name):
-    source = handout['starter'](SOLUTION, keep=(name,))
-    (tmp_path / 'cnn_lenet.py').write_text(source)
+def test_one_function_of_the_solution_in_the_starter_gets_its_points(name):
     expected = {question: points if other == name else 0 for other, (question, points) in POINTS.items()}
-    assert grade(tmp_path) == expected
+    assert graded_here(handout['starter'](SOLUTION, keep=(name,)))[0] == expected
 
 
 def test_an_autolab_lab_is_built_and_grades(tmp_path):
