@@ -31,6 +31,19 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def small_mnist(monkeypatch):
+    """300, 50 and 50 random images in place of MNIST, shuffled like it by the generator of the run."""
+    rng = np.random.RandomState(0)
+    sets = [(rng.rand(784, m).astype(np.float32), rng.randint(10, size=m)) for m in (300, 50, 50)]
+
+    def shuffled(fullset, dtype, rng):
+        orders = [rng.permutation(len(labels)) for _, labels in sets]
+        return [part[..., order] for both, order in zip(sets, orders) for part in both]
+
+    monkeypatch.setattr(testLeNet, 'load_mnist', shuffled)
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # The recipe
 # ---------------------------------------------------------------------------------------------------------------
@@ -79,7 +92,7 @@ def test_three_iterations_are_those_of_the_handout(capfd):
     assert_same_params(saved['param_winc'], winc)
 
 
-def test_the_learning_rate_of_a_resumed_run_is_that_of_its_iteration(monkeypatch):
+def test_the_learning_rate_of_a_resumed_run_is_that_of_its_iteration(small_mnist, monkeypatch):
     steps = []
     monkeypatch.setattr(testLeNet, 'get_lr', lambda step, *recipe: steps.append((step, *recipe)) or 0.01)
     assert main('--max-iter', 2, '--batch-size', 5) == main('--max-iter', 4, '--resume') == 0
@@ -129,7 +142,7 @@ def test_the_command_of_the_readme_trains_real_mnist_to_85_percent(tmp_path):
 # ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_gives_the_same_output(capfd):
+def test_the_same_seed_gives_the_same_output(small_mnist, capfd):
     outputs = []
     for seed in (7, 7, 8):
         assert main('--max-iter', 4, '--display-interval', 1, '--batch-size', 50, '--seed', seed) == 0
@@ -137,7 +150,7 @@ def test_the_same_seed_gives_the_same_output(capfd):
     assert outputs[0] == outputs[1] != outputs[2]
 
 
-def test_any_number_of_threads_gives_the_same_run(capfd):
+def test_any_number_of_threads_gives_the_same_run(small_mnist, capfd):
     outputs = []
     for threads in (1, 2, 5):
         assert main('--max-iter', 3, '--display-interval', 1, '--batch-size', 70, '--threads', threads,
@@ -149,7 +162,7 @@ def test_any_number_of_threads_gives_the_same_run(capfd):
 
 
 @pytest.mark.parametrize('threads, all_in_one', [(1, True), (2, False)])
-def test_one_thread_is_the_main_thread(monkeypatch, threads, all_in_one):
+def test_one_thread_is_the_main_thread(small_mnist, monkeypatch, threads, all_in_one):
     seen, relu_forward = set(), cnn_lenet.relu_forward
 
     def note(*arguments):
@@ -159,15 +172,6 @@ def test_one_thread_is_the_main_thread(monkeypatch, threads, all_in_one):
     monkeypatch.setattr(cnn_lenet, 'relu_forward', note)
     assert main('--max-iter', 2, '--threads', threads) == 0
     assert (seen == {threading.main_thread()}) == all_in_one
-
-
-@pytest.fixture
-def small_mnist(monkeypatch):
-    """The first 300 training images and 50 of the others."""
-    def first_images(*arguments):
-        return [part[..., :length] for part, length in zip(load_mnist(*arguments), (300, 300, 50, 50, 50, 50))]
-
-    monkeypatch.setattr(testLeNet, 'load_mnist', first_images)
 
 
 @pytest.mark.parametrize('batch_size', [1, 33, 40])
@@ -180,7 +184,7 @@ def test_resuming_at_any_iteration_gives_the_same_parameters(small_mnist, batch_
     assert_same_run('parts.mat', 'whole.mat')
 
 
-def test_a_model_that_holds_its_whole_epoch_is_resumed_too():
+def test_a_model_that_holds_its_whole_epoch_is_resumed_too(small_mnist):
     """Older ones do: `order` is then that of the whole epoch, and `used` says how many of its images are used up."""
     assert main('--max-iter', 3, '--batch-size', 8, '--model', 'old.mat') == 0
     params, saved = load_params('old.mat')

@@ -148,12 +148,12 @@ def test_confusion_matrix_counts_true_and_predicted():
 
 # The script
 
-def run(folder, *flags, **environment):
-    """Run vis_data.py in `folder`, without a display. Returns the finished process."""
+def run(folder, *flags, script=(str(ROOT / 'vis_data.py'),), **environment):
+    """Run vis_data.py, or another script, in `folder`, without a display. Returns the finished process."""
     kept = {name: value for name, value in os.environ.items()
             if name not in ('DISPLAY', 'WAYLAND_DISPLAY', 'MPLBACKEND')}
-    return subprocess.run([sys.executable, str(ROOT / 'vis_data.py'), *map(str, flags)], cwd=folder, text=True,
-                          capture_output=True, timeout=300, env={**kept, **environment})
+    return subprocess.run([sys.executable, *script, *map(str, flags)], cwd=folder, text=True, capture_output=True,
+                          timeout=300, env={**kept, **environment})
 
 
 @pytest.fixture(scope='module')
@@ -172,7 +172,17 @@ def test_script_writes_three_pictures_and_says_where(model):
         assert min(matplotlib.image.imread(model.parent / path).shape[:2]) > 800
 
 
-def test_first_test_image_is_that_of_the_training_run(model, monkeypatch, tmp_path):
+@pytest.fixture
+def few_images(monkeypatch):
+    """MNIST with the first 50 of its test images."""
+    def load_few(*arguments):
+        *others, images, labels = load_mnist(*arguments)
+        return *others, images[:, :50], labels[:50]
+
+    monkeypatch.setattr(vis_data, 'load_mnist', load_few)
+
+
+def test_first_test_image_is_that_of_the_training_run(model, few_images, monkeypatch, tmp_path):
     """Image 0 is the first that testLeNet.py tests on, whichever set it trains on."""
     seen = []
 
@@ -188,27 +198,48 @@ def test_first_test_image_is_that_of_the_training_run(model, monkeypatch, tmp_pa
     assert label == ytest[0]
 
 
-def test_parameters_alone_are_drawn_without_a_training_curve(tmp_path):
+def test_parameters_alone_are_drawn_without_a_training_curve(few_images, tmp_path, monkeypatch, capsys):
     """What is left when Octave saves `params` again, and nothing else."""
     save_params(tmp_path / 'lenet.mat', PARAMS)
-    process = run(tmp_path)
-    assert process.returncode == 0
-    assert [Path(line).name for line in process.stdout.splitlines()] == ['features.png', 'mistakes.png']
-    assert process.stderr == 'lenet.mat: holds no history of its training, so there is no training.png\n'
+    monkeypatch.chdir(tmp_path)
+    vis_data.main([])
+    printed = capsys.readouterr()
+    assert [Path(line).name for line in printed.out.splitlines()] == ['features.png', 'mistakes.png']
+    assert printed.err == 'lenet.mat: holds no history of its training, so there is no training.png\n'
+
+
+@pytest.mark.parametrize('flags, words', [
+    (['--model', 'my model.mat'], ["my model.mat: no such file; python testLeNet.py --model 'my model.mat' makes"]),
+    (['--image', '10000'], ['argument --image: 10000', '0..9999']),
+    (['--out', 'lenet.mat'], ['lenet.mat'])])
+def test_what_goes_wrong_is_one_line(model, monkeypatch, capsys, flags, words):
+    monkeypatch.chdir(model.parent)
+    before = sorted(os.listdir())
+    with pytest.raises(SystemExit) as stop:
+        vis_data.main(flags)
+    assert stop.value.code.startswith('vis_data.py: error: ') and '\n' not in stop.value.code
+    for word in words:
+        assert word in stop.value.code
+    assert capsys.readouterr() == ('', '')
+    assert sorted(os.listdir()) == before
+
+
+ON_FEW_IMAGES = """
+import numpy, vis_data
+vis_data.load_mnist = lambda *_: [numpy.zeros((784, 2)), numpy.zeros(2, int)] * 3
+vis_data.main()
+"""
 
 
 @pytest.mark.parametrize('flags, environment, words', [
-    (['--model', 'my model.mat'], {}, ["my model.mat: no such file; python testLeNet.py --model 'my model.mat' makes"]),
-    (['--image', '10000'], {}, ['argument --image: 10000', '0..9999']),
     (['--show'], {}, ['argument --show: there is no display']),
     (['--draw'], {}, ['argument --draw: there is no display']),
     (['--show'], {'MPLBACKEND': 'module://nothing'}, ['argument --show', 'nothing']),
-    ([], {'MPLBACKEND': 'nothing'}, ['backend', 'nothing']),
-    (['--out', 'lenet.mat'], {}, ['lenet.mat']),
-])
-def test_what_goes_wrong_is_one_line(model, flags, environment, words):
+    ([], {'MPLBACKEND': 'nothing'}, ['backend', 'nothing'])])
+def test_want_of_a_display_is_one_line(model, flags, environment, words):
     before = sorted(os.listdir(model.parent))
-    process = run(model.parent, *flags, **environment)
+    script = {'script': ('-c', ON_FEW_IMAGES)} if flags else {}      # without a flag it does not get as far
+    process = run(model.parent, *flags, **script, PYTHONPATH=str(ROOT), **environment)
     [line] = process.stderr.splitlines()
     assert process.returncode == 1 and process.stdout == '' and line.startswith('vis_data.py: error: ')
     for word in words:
