@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cnn_lenet
@@ -123,11 +125,21 @@ class UncagedSubmission(submissions.Submission):
         self.cage = self.cage or Uncaged(self.files['cnn_lenet.py'])
 
 
+make_cases = grade.make_cases
+
+
+@functools.cache
+def cases_of(question, seed):
+    """The same as the grader's, drawn once for all submissions."""
+    return make_cases(question, np.random.RandomState([seed, int(question[1:])]))
+
+
 def graded_here(source, seed=0):
     """Grade a source in this process, for what is about its answers alone. Returns (scores, feedback)."""
     submission = UncagedSubmission({'cnn_lenet.py': source}, None)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter('ignore')
+        patch.setattr(grade, 'make_cases', lambda question, rng: cases_of(question, seed))
         scores = {question: grade.grade_question(question, submission, seed, LONG, time.monotonic() + LONG)
                   for question in POINTS}
     return ({question: score for question, (score, _) in scores.items()},

@@ -1,6 +1,7 @@
 """The grader as a teacher uses it: what it reads, what it says, a whole class, Gradescope."""
 
 import bz2
+import concurrent.futures
 import csv
 import io
 import json
@@ -217,18 +218,25 @@ def flags_for(path):
     return grade.get_parser().parse_args([str(path), '--timeout', str(LONG)])
 
 
-@pytest.fixture
-def temporary(tmp_path, monkeypatch):
-    """Where cages have their folders during a test."""
-    monkeypatch.setenv('TMPDIR', str(tmp_path))
-    return tmp_path
+@pytest.fixture(scope='module')
+def read(stored, tmp_path_factory):
+    """What the grader makes of them: dict, name -> files, or Result if they are refused."""
+    def read_one(name):
+        if name in REFUSED:
+            return grade.grade(stored[name], 0, flags_for(stored[name]))
+        return submissions.read_submission(stored[name], time.monotonic() + LONG, flags_for(stored[name]))
+
+    temporary = tmp_path_factory.mktemp('temporary')
+    with pytest.MonkeyPatch.context() as patch, concurrent.futures.ThreadPoolExecutor(3) as pool:
+        patch.setenv('TMPDIR', str(temporary))
+        done = dict(zip(stored, pool.map(read_one, stored)))
+    assert list(temporary.iterdir()) == []
+    return done
 
 
 @pytest.mark.parametrize('name', ACCEPTED)
-def test_whatever_holds_one_cnn_lenet_is_read(stored, temporary, name):
-    files = submissions.read_submission(stored[name], time.monotonic() + LONG, flags_for(stored[name]))
-    assert files['cnn_lenet.py'] == SOURCE
-    assert list(temporary.iterdir()) == []
+def test_whatever_holds_one_cnn_lenet_is_read(read, name):
+    assert read[name]['cnn_lenet.py'] == SOURCE
 
 
 @pytest.mark.parametrize('name', ['a tar as the handout wants it', 'a zip', 'a folder with a tar'])
@@ -237,12 +245,10 @@ def test_what_is_read_is_graded(one, stored, name):
 
 
 @pytest.mark.parametrize('name', REFUSED)
-def test_what_is_refused_gets_no_points_and_one_line_saying_why(stored, temporary, name):
-    result = grade.grade(stored[name], 0, flags_for(stored[name]))
-    first, *_ = grade.report(result, 0).splitlines()
+def test_what_is_refused_gets_no_points_and_one_line_saying_why(read, name):
+    first, *_ = grade.report(read[name], 0).splitlines()
     assert first.startswith('not graded: ') and REFUSED[name][2] in first and '\x1b' not in first
-    assert {question: score for question, (score, _) in result.scores.items()} == without(*POINTS)
-    assert list(temporary.iterdir()) == []
+    assert {question: score for question, (score, _) in read[name].scores.items()} == without(*POINTS)
 
 
 def test_links_and_pipes_in_a_folder_are_refused_at_once(one, tmp_path):

@@ -315,7 +315,7 @@ for name, (source, question) in sources.items():
         for module in ('cnn_lenet', 'test_questions'):
             sys.modules.pop(module, None)
         results = {}
-        pytest.main(['-p', 'no:cacheprovider', *flags], plugins=[Notes()])
+        pytest.main(['-p', 'no:cacheprovider', '--tb=no', *flags], plugins=[Notes()])
         print('RESULTS', json.dumps(results))
 """
 
@@ -358,6 +358,8 @@ def run_block(block, folder, tmp_path):
 
 @pytest.mark.parametrize('block', BLOCKS, ids=range(len(BLOCKS)))
 def test_the_python_blocks_of_the_readme_run(block, solved, tmp_path):
+    """With fewer images, where it takes 64 of them."""
+    block = block.replace(':64]', ':4]').replace('get_lenet()', 'get_lenet(4)')
     assert run_block(block, solved, tmp_path).strip()
 
 

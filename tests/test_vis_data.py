@@ -174,7 +174,7 @@ def test_script_writes_three_pictures_and_says_where(model):
 
 @pytest.fixture
 def few_images(monkeypatch):
-    """MNIST with the first 50 of its test images."""
+    """MNIST with the first 50 of its test images alone."""
     def load_few(*arguments):
         *others, images, labels = load_mnist(*arguments)
         return *others, images[:, :50], labels[:50]
@@ -198,10 +198,11 @@ def test_first_test_image_is_that_of_the_training_run(model, few_images, monkeyp
     assert label == ytest[0]
 
 
-def test_parameters_alone_are_drawn_without_a_training_curve(few_images, tmp_path, monkeypatch, capsys):
+def test_parameters_alone_are_drawn_without_a_training_curve(tmp_path, monkeypatch, capsys):
     """What is left when Octave saves `params` again, and nothing else."""
     save_params(tmp_path / 'lenet.mat', PARAMS)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(vis_data, 'load_mnist', lambda *_: [np.full((784, 5), 0.5, np.float32), np.arange(5)] * 3)
     vis_data.main([])
     printed = capsys.readouterr()
     assert [Path(line).name for line in printed.out.splitlines()] == ['features.png', 'mistakes.png']
