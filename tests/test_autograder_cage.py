@@ -271,7 +271,7 @@ POSSIBLE = [kind for kind, (user, denied, _) in KINDS.items()
 has_filter = pytest.mark.skipif(not HAS_FILTER, reason='no filter for this system')
 
 
-@pytest.fixture(scope='module', autouse=True)
+@pytest.fixture(scope='module')
 def waiting(folder):
     """Those that wait, being graded from now on, all at the same time: dict, (kind, name) -> Future of a process."""
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
@@ -279,8 +279,8 @@ def waiting(folder):
 
 
 @pytest.fixture(scope='module')
-def graded(folder):
-    """The others, graded: dict, (kind, name) -> Future of a finished process."""
+def graded(folder, waiting):
+    """The others, graded while those wait: dict, (kind, name) -> Future of a finished process."""
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         return submitted(pool, folder, {**QUICK, **PROCESSES})
 
