@@ -504,7 +504,7 @@ def test_all_questions_are_asked_in_one_process_until_it_ends(folder):
 def test_a_grader_that_is_ended_leaves_nothing(folder, number, moment):
     """The submission says by the name of its process that it runs; the test then waits for the cage to be gone."""
     one = grader(folder, f'ended by {number} when {moment}')
-    temporary, name = one.folder / 'temporary', f'hw7-{os.getpid()}'
+    temporary, name = one.folder / 'temporary', f'hw7-{number:d}-{os.getpid()}'
     temporary.mkdir()
     (one.folder / 'cnn_lenet.py').write_text('import ctypes, time\n'
                                              f'ctypes.CDLL(None).prctl(15, {name.encode()}, 0, 0, 0)\ntime.sleep(60)\n')
