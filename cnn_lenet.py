@@ -904,7 +904,7 @@ def _temporary_file(path):
     """A new file in the folder of `path`, so that it can take its place; locked for as long as it is being written."""
     while True:
         file = open(f'{path}.{secrets.token_hex(4)}.tmp', 'xb')
-        if _lock(file) and os.path.exists(file.name):  # nobody took it for a leftover before it was locked
+        if _lock(file) is not False and os.path.exists(file.name):      # nobody has taken it for a leftover
             return file
         file.close()
 
@@ -918,13 +918,15 @@ def _remove_leftovers(path):
 
 
 def _lock(file):
-    """Lock a file until it is closed; False if somebody else has."""
+    """Lock a file until it is closed. Returns False if somebody else has, None if its file system has no locks."""
     try:
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     except BlockingIOError:
         return False
+    except OSError:
+        return None
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -210,6 +210,18 @@ def test_when_the_disk_fails_the_old_file_stays(path, monkeypatch, step):
     assert_same(load_params(path)[0], small_params(seed=0))
 
 
+def test_a_file_system_without_locks_saves_all_the_same(path, monkeypatch):
+    fcntl = pytest.importorskip('fcntl')
+
+    def no_locks(*_):
+        raise OSError(37, 'No locks available')
+    monkeypatch.setattr(fcntl, 'flock', no_locks)
+    for seed in range(2):
+        save_params(path, small_params(seed=seed))
+        assert_same(load_params(path)[0], small_params(seed=seed))
+    assert os.listdir(path.parent) == ['m.mat']
+
+
 def test_a_link_is_followed_and_kept(tmp_path):
     (tmp_path / 'disk').mkdir()
     (tmp_path / 'm.mat').symlink_to(tmp_path / 'disk' / 'real.mat')
