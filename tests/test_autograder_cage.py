@@ -271,18 +271,14 @@ POSSIBLE = [kind for kind, (user, denied, _) in KINDS.items()
 has_filter = pytest.mark.skipif(not HAS_FILTER, reason='no filter for this system')
 
 
-@pytest.fixture(scope='module')
-def waiting(folder):
-    """Those that wait, being graded from now on, all at the same time: dict, (kind, name) -> Future of a process."""
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        yield submitted(pool, folder, WAITING, timeout=15)
+@pytest.fixture(scope='module', autouse=True)
+def graded(folder):
+    """All of them being graded, from before the first test on: dict, (kind, name) -> Future of a process.
 
-
-@pytest.fixture(scope='module')
-def graded(folder, waiting):
-    """The others, graded while those wait: dict, (kind, name) -> Future of a finished process."""
-    with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        return submitted(pool, folder, {**QUICK, **PROCESSES})
+    Those that wait do so all at the same time. The tests that need the results come last.
+    """
+    with concurrent.futures.ThreadPoolExecutor(16) as waiting, concurrent.futures.ThreadPoolExecutor(2) as quick:
+        yield {**submitted(waiting, folder, WAITING, timeout=10), **submitted(quick, folder, {**QUICK, **PROCESSES})}
 
 
 def submitted(pool, folder, cases, **settings):
@@ -292,7 +288,7 @@ def submitted(pool, folder, cases, **settings):
         user, denied, names = KINDS[kind]
         one = grader(folder, f'{kind}, {len(cases)}', user=user, denied=denied, **settings)
         for name in filter(cases.get, names):
-            done[kind, name] = pool.submit(one.source, cases[name][-1], '--memory', '800')
+            done[kind, name] = pool.submit(one.source, cases[name][-1], '--memory', '500')
     return done
 
 
@@ -306,22 +302,6 @@ def check(process, lost):
 def of_kinds(cases):
     return pytest.mark.parametrize('kind, name', [(kind, name) for kind in POSSIBLE for name in KINDS[kind][2]
                                                   if name in cases])
-
-
-@of_kinds({**QUICK, **PROCESSES})
-def test_a_hostile_submission_changes_no_score_but_its_own(graded, kind, name):
-    """Without namespaces root still has another user, whose processes it can end at once; others may start none."""
-    user, denied, _ = KINDS[kind]
-    process = graded[kind, name].result()
-    none_may_start = 'neither processes nor threads' in process.stderr
-    check(process, PROCESSES[name][1] if none_may_start and name in PROCESSES else {**QUICK, **PROCESSES}[name][0])
-    if none_may_start and 'daemon' in name:
-        assert 'RuntimeError: 0 of 3 started' in process.stdout
-    if 'unshare' in denied:
-        assert 'not on this system: namespaces' in process.stderr
-        assert none_may_start == bool(user or os.geteuid())
-    if user == 0:
-        assert 'another user' not in process.stderr
 
 
 @pytest.fixture(scope='module')
@@ -342,23 +322,6 @@ def test_arguments_that_are_kept_and_changed_later_make_no_difference():
                       '        result = function(*arguments)\n        return result\n    return call\n'
                       'relu_forward, relu_backward = keeping(relu_forward), keeping(relu_backward)\n')
     assert graded_here(source)[0] == POINTS
-
-
-def test_feedback_says_what_went_wrong(graded, answered):
-    def text(name):
-        return answered[name][1] if name in ANSWERS else graded['as who runs the tests', name].result().stdout
-
-    ended = text('a crash, an exit, an endless recursion, a forged result on every descriptor')
-    assert 'signal 6' in ended and 'exit status 0' in ended and 'RecursionError' in ended
-    assert 'MemoryError' in text('unbounded allocation')
-    assert 'the result is None; expected a dict' in text('no answer at all')
-    assert "the result['height'] is an array of shape (2,); expected" in text('height is an array')
-    assert 'the answer is too large' in text('answers that are too large')
-    assert r'ValueError: \ud800 \x1b[2J\x00 \u202e é' in text('exception with unprintable characters')
-    line = hostile(relu_forward=ANSWERS['sys.exit']).splitlines().index('    import sys; sys.exit(0)') + 1
-    assert f'SystemExit: 0 (line {line} of cnn_lenet.py)' in text('sys.exit')
-    assert 'SyntaxError' in text('syntax error')
-    assert "No module named 'no_such_module'" in text('import of what is not there')
 
 
 def test_error_texts_are_printed_where_only_ascii_can_be(folder):
@@ -567,19 +530,52 @@ def test_root_without_any_means_grades_and_says_so(folder):
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# The last: those that wait have done so in the meantime
+# What those that are hostile have got, and left
 # ---------------------------------------------------------------------------------------------------------------
 
 
+@of_kinds({**QUICK, **PROCESSES})
+def test_a_hostile_submission_changes_no_score_but_its_own(graded, kind, name):
+    """Without namespaces root still has another user, whose processes it can end at once; others may start none."""
+    user, denied, _ = KINDS[kind]
+    process = graded[kind, name].result()
+    none_may_start = 'neither processes nor threads' in process.stderr
+    check(process, PROCESSES[name][1] if none_may_start and name in PROCESSES else {**QUICK, **PROCESSES}[name][0])
+    if none_may_start and 'daemon' in name:
+        assert 'RuntimeError: 0 of 3 started' in process.stdout
+    if 'unshare' in denied:
+        assert 'not on this system: namespaces' in process.stderr
+        assert none_may_start == bool(user or os.geteuid())
+    if user == 0:
+        assert 'another user' not in process.stderr
+
+
 @of_kinds(WAITING)
-def test_a_submission_that_waits_changes_no_score_but_its_own(waiting, kind, name):
-    process = waiting[kind, name].result()
+def test_a_submission_that_waits_changes_no_score_but_its_own(graded, kind, name):
+    process = graded[kind, name].result()
     check(process, WAITING[name][0])
     assert 'no answer in time' in process.stdout or name in ('descriptors closed', 'answers without end')
 
 
+def test_feedback_says_what_went_wrong(graded, answered):
+    def text(name):
+        return answered[name][1] if name in ANSWERS else graded['as who runs the tests', name].result().stdout
+
+    ended = text('a crash, an exit, an endless recursion, a forged result on every descriptor')
+    assert 'signal 6' in ended and 'exit status 0' in ended and 'RecursionError' in ended
+    assert 'MemoryError' in text('unbounded allocation')
+    assert 'the result is None; expected a dict' in text('no answer at all')
+    assert "the result['height'] is an array of shape (2,); expected" in text('height is an array')
+    assert 'the answer is too large' in text('answers that are too large')
+    assert r'ValueError: \ud800 \x1b[2J\x00 \u202e é' in text('exception with unprintable characters')
+    line = hostile(relu_forward=ANSWERS['sys.exit']).splitlines().index('    import sys; sys.exit(0)') + 1
+    assert f'SystemExit: 0 (line {line} of cnn_lenet.py)' in text('sys.exit')
+    assert 'SyntaxError' in text('syntax error')
+    assert "No module named 'no_such_module'" in text('import of what is not there')
+
+
 @pytest.mark.skipif(not LINUX, reason='looks for processes in /proc')
-def test_nothing_is_left(graded, waiting, folder):
-    for future in (*graded.values(), *waiting.values()):
+def test_nothing_is_left(graded, folder):
+    for future in graded.values():
         future.result()
     assert processes_of(folder) == []
