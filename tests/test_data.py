@@ -46,8 +46,9 @@ def expected_parts(mnist, fullset, rng):
     rng.shuffle(test_order)
     for name, part in (('train', train_order[10000:]), ('train', train_order[:10000]), ('test', test_order)):
         kept = part[:len(part) // (1 if fullset else 20)]
-        digits = np.array([digit for digit in range(10) for _ in mnist[f'{name}{digit}']])
-        yield np.concatenate([mnist[f'{name}{digit}'] for digit in range(10)])[kept], digits[kept]
+        images = [mnist[f'{name}{digit}'] for digit in range(10)]
+        digits = np.concatenate([np.full(len(rows), digit) for digit, rows in enumerate(images)])
+        yield np.concatenate(images)[kept], digits[kept]
 
 
 def check_parts(parts, expected, sizes, dtype):

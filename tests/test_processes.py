@@ -94,8 +94,11 @@ for name in ('lenet in small', 'LeNet'):
     assert len(again) == 1 and at_once == again, (again, at_once)
     print(*again)
 """
-    outputs = [run(script, tmp_path, OPENBLAS_NUM_THREADS=threads, OMP_NUM_THREADS=threads)
-               for threads in ('1', '2', None)]
+    def with_threads(number):
+        return run(script, tmp_path, OPENBLAS_NUM_THREADS=number, OMP_NUM_THREADS=number)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        outputs = list(pool.map(with_threads, ('1', '2', None)))
     assert len(outputs[0].split()) == 2 and outputs == [outputs[0]] * 3
 
 

@@ -1,5 +1,6 @@
 """The pictures of vis_data.py: what is on each of them, and the script in a child process."""
 
+import concurrent.futures
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from cnn_lenet import forward, init_convnet, load_mnist, predict, save_params
 from vis_data import GAP, TILE, confusion_matrix, draw_features, draw_mistakes, draw_training
 
 ROOT = Path(vis_data.__file__).resolve().parent
+SCRIPT = (str(ROOT / 'vis_data.py'),)
 LENET = testLeNet.get_lenet()
 PARAMS = init_convnet(LENET, np.float32, np.random.RandomState(0))
 HISTORY = {'train': np.stack([np.arange(1, 501), 2 / np.arange(1, 501), np.linspace(0, 1, 500)], axis=1),
@@ -148,7 +150,7 @@ def test_confusion_matrix_counts_true_and_predicted():
 
 # The script
 
-def run(folder, *flags, script=(str(ROOT / 'vis_data.py'),), **environment):
+def run(folder, *flags, script=SCRIPT, **environment):
     """Run vis_data.py, or another script, in `folder`, without a display. Returns the finished process."""
     kept = {name: value for name, value in os.environ.items()
             if name not in ('DISPLAY', 'WAYLAND_DISPLAY', 'MPLBACKEND')}
@@ -172,28 +174,19 @@ def test_script_writes_three_pictures_and_says_where(model):
         assert min(matplotlib.image.imread(model.parent / path).shape[:2]) > 800
 
 
-@pytest.fixture
-def few_images(monkeypatch):
-    """MNIST with the first 50 of its test images alone."""
-    def load_few(*arguments):
-        *others, images, labels = load_mnist(*arguments)
-        return *others, images[:, :50], labels[:50]
-
-    monkeypatch.setattr(vis_data, 'load_mnist', load_few)
-
-
-def test_first_test_image_is_that_of_the_training_run(model, few_images, monkeypatch, tmp_path):
+def test_first_test_image_is_that_of_the_training_run(model, monkeypatch):
     """Image 0 is the first that testLeNet.py tests on, whichever set it trains on."""
-    seen = []
+    class Seen(Exception):
+        pass
 
     def draw(params, layers, image, label, *rest):
-        seen.append((image, label))
-        return matplotlib.figure.Figure()
+        raise Seen(image, label)
 
     monkeypatch.setattr(vis_data, 'draw_features', draw)
-    vis_data.main(['--model', str(model), '--out', str(tmp_path)])
+    with pytest.raises(Seen) as seen:
+        vis_data.main(['--model', str(model), '--out', str(model.parent)])
     *_, xtest, ytest = load_mnist(False, np.float32, np.random.RandomState(3))
-    [(image, label)] = seen
+    image, label = seen.value.args
     np.testing.assert_array_equal(image, xtest[:, 0])
     assert label == ytest[0]
 
@@ -215,6 +208,7 @@ def test_parameters_alone_are_drawn_without_a_training_curve(tmp_path, monkeypat
     (['--out', 'lenet.mat'], ['lenet.mat'])])
 def test_what_goes_wrong_is_one_line(model, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(model.parent)
+    monkeypatch.setattr(vis_data, 'load_mnist', lambda *_: [np.zeros((784, 10000), np.float32), np.arange(10000)] * 3)
     before = sorted(os.listdir())
     with pytest.raises(SystemExit) as stop:
         vis_data.main(flags)
@@ -230,22 +224,34 @@ import numpy, vis_data
 vis_data.load_mnist = lambda *_: [numpy.zeros((784, 2)), numpy.zeros(2, int)] * 3
 vis_data.main()
 """
+NO_DISPLAY = {                                         # flags, environment, what the line of error says
+    '--show': (['--show'], {}, ['argument --show: there is no display']),
+    '--draw': (['--draw'], {}, ['argument --draw: there is no display']),
+    'no such module': (['--show'], {'MPLBACKEND': 'module://nothing'}, ['argument --show', 'nothing']),
+    'no such backend': ([], {'MPLBACKEND': 'nothing'}, ['backend', 'nothing'])}
 
 
-@pytest.mark.parametrize('flags, environment, words', [
-    (['--show'], {}, ['argument --show: there is no display']),
-    (['--draw'], {}, ['argument --draw: there is no display']),
-    (['--show'], {'MPLBACKEND': 'module://nothing'}, ['argument --show', 'nothing']),
-    ([], {'MPLBACKEND': 'nothing'}, ['backend', 'nothing'])])
-def test_want_of_a_display_is_one_line(model, flags, environment, words):
+@pytest.fixture(scope='module')
+def without_display(model):
+    """All of them at once: dict, name -> finished process. Without a flag it does not get as far as the images."""
+    def one(flags, environment, words):
+        script = ('-c', ON_FEW_IMAGES) if flags else SCRIPT
+        return run(model.parent, *flags, script=script, PYTHONPATH=str(ROOT), **environment)
+
     before = sorted(os.listdir(model.parent))
-    script = {'script': ('-c', ON_FEW_IMAGES)} if flags else {}      # without a flag it does not get as far
-    process = run(model.parent, *flags, **script, PYTHONPATH=str(ROOT), **environment)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        done = dict(zip(NO_DISPLAY, pool.map(one, *zip(*NO_DISPLAY.values()))))
+    assert sorted(os.listdir(model.parent)) == before
+    return done
+
+
+@pytest.mark.parametrize('name', NO_DISPLAY)
+def test_want_of_a_display_is_one_line(without_display, name):
+    process = without_display[name]
     [line] = process.stderr.splitlines()
     assert process.returncode == 1 and process.stdout == '' and line.startswith('vis_data.py: error: ')
-    for word in words:
+    for word in NO_DISPLAY[name][-1]:
         assert word in line
-    assert sorted(os.listdir(model.parent)) == before
 
 
 @pytest.mark.parametrize('params, layers, words', [
