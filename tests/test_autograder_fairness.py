@@ -1,5 +1,6 @@
 """Right answers in any clothes get their points; wrong ones never do; the seed makes no difference to a score."""
 
+import concurrent.futures
 import os
 import shutil
 import subprocess
@@ -214,13 +215,6 @@ def test_the_grader_itself_gives_the_same_scores_and_feedback():
     assert process.stdout.startswith(feedback)
 
 
-def test_what_an_import_does_to_its_process_costs_nothing():
-    """It reads a program's arguments, and has NumPy raise errors where it would warn."""
-    source = 'import argparse, numpy\nargparse.ArgumentParser().parse_args()\nnumpy.seterr(all="raise")\n' + LOOPS
-    with open_folder() as folder:
-        assert scores(Grader(folder).source(source)) == POINTS
-
-
 def test_feedback_says_what_was_wrong_and_where(graded):
     def text(name):
         return graded[name][1]
@@ -269,24 +263,40 @@ def submit(folder, files):
     return one, folder / 'submission'
 
 
-def test_helper_files_beside_it_can_be_imported(tmp_path):
-    one, path = submit(tmp_path, {'cnn_lenet.py': 'from layers.all_of_them import *\nimport names\n', 'names.py': '',
-                                  'layers/all_of_them.py': LOOPS, 'layers/__init__.py': ''})
-    assert scores(one.run(path)) == POINTS
+SURROUNDINGS = {
+    'helper files beside it': {'cnn_lenet.py': 'from layers.all_of_them import *\nimport names\n', 'names.py': '',
+                               'layers/all_of_them.py': LOOPS, 'layers/__init__.py': ''},
+    'MNIST': {'cnn_lenet.py': LOOPS + """
+import scipy.io, os
+assert scipy.io.loadmat("mnist_all.mat")["test3"].shape == (1010, 784)
+assert os.path.exists(os.path.join(os.path.dirname(os.path.abspath(__file__)), "mnist_all.mat"))
+"""},
+    # It loads MNIST at import, as a student might who forgot to take that out.
+    'the whole project': {'cnn_lenet.py': (ROOT / 'cnn_lenet.py').read_text() + """
+
+xtrain = load_mnist(fullset=False)[0]
+assert xtrain.any()
+"""},
+    # It reads a program's arguments, and has NumPy raise errors where it would warn.
+    'a process of its own': {'cnn_lenet.py': """
+import argparse, numpy
+argparse.ArgumentParser().parse_args()
+numpy.seterr(all="raise")
+""" + LOOPS},
+}
 
 
-def test_mnist_is_there_for_those_who_load_it(tmp_path):
-    loading = ('\nimport scipy.io, os\nassert scipy.io.loadmat("mnist_all.mat")["test3"].shape == (1010, 784)\n'
-               'assert os.path.exists(os.path.join(os.path.dirname(os.path.abspath(__file__)), "mnist_all.mat"))\n')
-    one, path = submit(tmp_path, {'cnn_lenet.py': LOOPS + loading})
-    assert scores(one.run(path)) == POINTS
+@pytest.fixture(scope='module')
+def surrounded(tmp_path_factory):
+    """All of them graded: dict, name -> finished process."""
+    submitted = [submit(tmp_path_factory.mktemp('surroundings'), files) for files in SURROUNDINGS.values()]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return dict(zip(SURROUNDINGS, pool.map(lambda case: case[0].run(case[1]), submitted)))
 
 
-def test_the_whole_project_is_a_submission(tmp_path):
-    """It loads MNIST at import, as a student might who forgot to take that out."""
-    source = (ROOT / 'cnn_lenet.py').read_text() + '\n\nxtrain = load_mnist(fullset=False)[0]\nassert xtrain.any()\n'
-    one, path = submit(tmp_path, {'cnn_lenet.py': source})
-    assert scores(one.run(path)) == POINTS
+@pytest.mark.parametrize('name', SURROUNDINGS)
+def test_a_submission_finds_what_it_needs_around_it(surrounded, name):
+    assert scores(surrounded[name]) == POINTS
 
 
 def test_numpy_may_be_found_through_pythonpath(tmp_path):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,51 @@ def maps_on(ax, num):
         array[top:top + TILE, left:left + TILE] = np.nan
     assert np.isnan(array).all()
     return np.array(maps)
+
+
+# The script as a child: started before the first test, looked at after the last
+
+def run(folder, *flags, script=SCRIPT, **environment):
+    """Run vis_data.py, or another script, in `folder`, without a display. Returns the finished process."""
+    kept = {name: value for name, value in os.environ.items()
+            if name not in ('DISPLAY', 'WAYLAND_DISPLAY', 'MPLBACKEND')}
+    return subprocess.run([sys.executable, *script, *map(str, flags)], cwd=folder, text=True, capture_output=True,
+                          timeout=300, env={**kept, **environment})
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp('model') / 'lenet.mat'
+    save_params(path, PARAMS, layers=LENET, recipe={'seed': 3, 'fullset': False}, history=HISTORY)
+    return path
+
+
+ON_FEW_IMAGES = """
+import numpy, vis_data
+vis_data.load_mnist = lambda *_: [numpy.zeros((784, 2)), numpy.zeros(2, int)] * 3
+vis_data.main()
+"""
+NO_DISPLAY = {                                         # flags, environment, what the line of error says
+    '--show': (['--show'], {}, ['argument --show: there is no display']),
+    '--draw': (['--draw'], {}, ['argument --draw: there is no display']),
+    'no such module': (['--show'], {'MPLBACKEND': 'module://nothing'}, ['argument --show', 'nothing']),
+    'no such backend': ([], {'MPLBACKEND': 'nothing'}, ['backend', 'nothing'])}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def running(tmp_path_factory, model):
+    """dict, name -> Future of a finished process, and the folder in which it has run, with the model."""
+    def start(*flags, **options):
+        folder = tmp_path_factory.mktemp('script')
+        shutil.copy(model, folder)
+        return pool.submit(run, folder, *flags, **options), folder
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        started = {'three pictures': start('--image', 9999, '--out', 'new/pictures')}
+        for name, (flags, environment, _) in NO_DISPLAY.items():
+            script = ('-c', ON_FEW_IMAGES) if flags else SCRIPT      # without a flag it does not get to the images
+            started[name] = start(*flags, script=script, PYTHONPATH=str(ROOT), **environment)
+        yield started
 
 
 # Features
@@ -148,31 +194,7 @@ def test_confusion_matrix_counts_true_and_predicted():
     assert counts.shape == (10, 10) and counts.sum() == 5
 
 
-# The script
-
-def run(folder, *flags, script=SCRIPT, **environment):
-    """Run vis_data.py, or another script, in `folder`, without a display. Returns the finished process."""
-    kept = {name: value for name, value in os.environ.items()
-            if name not in ('DISPLAY', 'WAYLAND_DISPLAY', 'MPLBACKEND')}
-    return subprocess.run([sys.executable, *script, *map(str, flags)], cwd=folder, text=True, capture_output=True,
-                          timeout=300, env={**kept, **environment})
-
-
-@pytest.fixture(scope='module')
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp('model') / 'lenet.mat'
-    save_params(path, PARAMS, layers=LENET, recipe={'seed': 3, 'fullset': False}, history=HISTORY)
-    return path
-
-
-def test_script_writes_three_pictures_and_says_where(model):
-    process = run(model.parent, '--image', 9999, '--out', 'new/pictures')
-    assert (process.returncode, process.stderr) == (0, '')
-    paths = process.stdout.splitlines()
-    assert [Path(path).name for path in paths] == ['features.png', 'training.png', 'mistakes.png']
-    for path in paths:
-        assert min(matplotlib.image.imread(model.parent / path).shape[:2]) > 800
-
+# Loading and errors
 
 def test_first_test_image_is_that_of_the_training_run(model, monkeypatch):
     """Image 0 is the first that testLeNet.py tests on, whichever set it trains on."""
@@ -219,41 +241,6 @@ def test_what_goes_wrong_is_one_line(model, monkeypatch, capsys, flags, words):
     assert sorted(os.listdir()) == before
 
 
-ON_FEW_IMAGES = """
-import numpy, vis_data
-vis_data.load_mnist = lambda *_: [numpy.zeros((784, 2)), numpy.zeros(2, int)] * 3
-vis_data.main()
-"""
-NO_DISPLAY = {                                         # flags, environment, what the line of error says
-    '--show': (['--show'], {}, ['argument --show: there is no display']),
-    '--draw': (['--draw'], {}, ['argument --draw: there is no display']),
-    'no such module': (['--show'], {'MPLBACKEND': 'module://nothing'}, ['argument --show', 'nothing']),
-    'no such backend': ([], {'MPLBACKEND': 'nothing'}, ['backend', 'nothing'])}
-
-
-@pytest.fixture(scope='module')
-def without_display(model):
-    """All of them at once: dict, name -> finished process. Without a flag it does not get as far as the images."""
-    def one(flags, environment, words):
-        script = ('-c', ON_FEW_IMAGES) if flags else SCRIPT
-        return run(model.parent, *flags, script=script, PYTHONPATH=str(ROOT), **environment)
-
-    before = sorted(os.listdir(model.parent))
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        done = dict(zip(NO_DISPLAY, pool.map(one, *zip(*NO_DISPLAY.values()))))
-    assert sorted(os.listdir(model.parent)) == before
-    return done
-
-
-@pytest.mark.parametrize('name', NO_DISPLAY)
-def test_want_of_a_display_is_one_line(without_display, name):
-    process = without_display[name]
-    [line] = process.stderr.splitlines()
-    assert process.returncode == 1 and process.stdout == '' and line.startswith('vis_data.py: error: ')
-    for word in NO_DISPLAY[name][-1]:
-        assert word in line
-
-
 @pytest.mark.parametrize('params, layers, words', [
     (PARAMS, {**LENET, 6: {**LENET[6], 'num': 400}}, ['params[5]', (800, 500), (800, 400)]),
     ({**PARAMS, 5: {'w': 0, 'b': 0}}, LENET, ['params[5]', (800, 500)]),
@@ -265,3 +252,26 @@ def test_a_model_that_is_none_on_mnist_is_an_error_that_names_the_file(tmp_path,
     save_params(tmp_path / 'm.mat', params, layers=layers)
     with raises(tmp_path / 'm.mat', *words):
         vis_data.load_model(tmp_path / 'm.mat')
+
+
+# What the children have done
+
+def test_script_writes_three_pictures_and_says_where(running):
+    process, folder = running['three pictures']
+    process = process.result()
+    assert (process.returncode, process.stderr) == (0, '')
+    paths = process.stdout.splitlines()
+    assert [Path(path).name for path in paths] == ['features.png', 'training.png', 'mistakes.png']
+    for path in paths:
+        assert min(matplotlib.image.imread(folder / path).shape[:2]) > 800
+
+
+@pytest.mark.parametrize('name', NO_DISPLAY)
+def test_want_of_a_display_is_one_line(running, name):
+    process, folder = running[name]
+    process = process.result()
+    [line] = process.stderr.splitlines()
+    assert process.returncode == 1 and process.stdout == '' and line.startswith('vis_data.py: error: ')
+    for word in NO_DISPLAY[name][-1]:
+        assert word in line
+    assert os.listdir(folder) == ['lenet.mat']
