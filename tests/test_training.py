@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from training_script import (
+    FEW_IMAGES,
     ROOT,
     assert_one_line_of_error,
     assert_same_params,
@@ -333,8 +334,8 @@ def test_a_bad_mnist_file_is_one_line_of_error(tmp_path, damage):
 def test_progress_is_one_line_on_a_terminal(tmp_path):
     """A pace of a few iterations in a second, whatever the machine, lets the line be written again and again."""
     terminal, child = pty.openpty()
-    code = ('import time, testLeNet\nconv_net = testLeNet.conv_net\n'
-            'testLeNet.conv_net = lambda *given: time.sleep(0.11) or conv_net(*given)\ntestLeNet.main()')
+    code = FEW_IMAGES + ('import time\nconv_net = testLeNet.conv_net\n'
+                         'testLeNet.conv_net = lambda *given: time.sleep(0.11) or conv_net(*given)\ntestLeNet.main()')
     shown = b''
     with started(tmp_path, '--max-iter', 6, '--batch-size', 4, '--display-interval', 3, code=code,
                  stderr=child) as process:

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from training_script import (
+    FEW_IMAGES,
+    ON_FEW_IMAGES,
     ROOT,
     assert_one_line_of_error,
     assert_same_run,
@@ -277,7 +279,7 @@ def test_a_signal_that_is_ignored_stays_ignored(quick, monkeypatch, capfd, numbe
 
 @pytest.mark.parametrize('number', SIGNALS)
 def test_a_run_that_gets_a_signal_from_outside_saves(tmp_path, number):
-    with started(tmp_path, '--display-interval', 1, '--max-iter', 10 ** 6) as process:
+    with started(tmp_path, '--display-interval', 1, '--max-iter', 10 ** 6, code=ON_FEW_IMAGES) as process:
         assert process.stdout.readline().startswith('cost = ')
         process.send_signal(number)
         _, errors = process.communicate()
@@ -303,7 +305,7 @@ testLeNet.main()
     (1, signal.SIGINT, signal.SIGINT), (2, signal.SIGINT, signal.SIGINT), (2, signal.SIGTERM, signal.SIGTERM),
     (1, signal.SIGHUP, signal.SIGTERM)])
 def test_a_second_signal_ends_an_endless_loop(tmp_path, threads, first, second):
-    code = ENDLESS.replace('Barrier(2)', f'Barrier({threads})')
+    code = FEW_IMAGES + ENDLESS.replace('Barrier(2)', f'Barrier({threads})')
     with started(tmp_path, '--threads', threads, code=code) as process:
         assert process.stdout.readline() == 'in the loop\n'
         process.send_signal(first)
@@ -317,7 +319,7 @@ def test_a_second_signal_ends_an_endless_loop(tmp_path, threads, first, second):
 def test_a_terminal_that_is_closed_costs_nothing(tmp_path):
     """The kernel then sends SIGHUP, and nothing can be printed any more."""
     terminal, child = pty.openpty()
-    code = ('import fcntl, termios, testLeNet\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\ntestLeNet.main()')
+    code = 'import fcntl, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n' + ON_FEW_IMAGES
     with started(tmp_path, '--display-interval', 1, '--max-iter', 10 ** 6, code=code, stdin=child, stdout=child,
                  stderr=child, start_new_session=True) as process:
         os.close(child)
@@ -343,7 +345,7 @@ def assert_stopped_for_want_of_output(folder, returncode, errors, reason):
 
 
 def test_output_that_nobody_reads_any_more_ends_and_saves_the_run(tmp_path):
-    with started(tmp_path, '--display-interval', 1, '--max-iter', 10 ** 6) as process:
+    with started(tmp_path, '--display-interval', 1, '--max-iter', 10 ** 6, code=ON_FEW_IMAGES) as process:
         assert process.stdout.readline().startswith('cost = ')
         process.stdout.close()
         errors = process.stderr.read()
@@ -357,14 +359,14 @@ needs_full_device = pytest.mark.skipif(not os.path.exists('/dev/full'), reason='
 @needs_full_device
 def test_output_to_a_full_disk_ends_and_saves_the_run(tmp_path):
     with open('/dev/full', 'w') as full:
-        process = run(tmp_path, '--display-interval', 1, stdout=full)
+        process = run(tmp_path, '--display-interval', 1, code=ON_FEW_IMAGES, stdout=full)
     assert_stopped_for_want_of_output(tmp_path, process.returncode, process.stderr, 'No space left on device')
 
 
 @needs_full_device
 def test_results_that_cannot_be_printed_are_an_error_of_a_run_that_is_saved(tmp_path):
     with open('/dev/full', 'w') as full:
-        process = run(tmp_path, '--max-iter', 2, stdout=full)
+        process = run(tmp_path, '--max-iter', 2, code=ON_FEW_IMAGES, stdout=full)
     assert process.stderr == 'testLeNet.py: error: standard output: No space left on device\n'
     assert process.returncode == 1 and iterations(tmp_path / 'lenet.mat') == 2
 
@@ -372,7 +374,7 @@ def test_results_that_cannot_be_printed_are_an_error_of_a_run_that_is_saved(tmp_
 def test_a_run_without_any_output_trains(tmp_path):
     code = ('import os, sys\nos.close(1)\nos.close(2)\n'
             'os.execv(sys.executable, [sys.executable, *sys.argv[1:]])')
-    assert run(tmp_path, *command('--max-iter', 2)[1:], code=code).returncode == 0
+    assert run(tmp_path, *command('--max-iter', 2, code=ON_FEW_IMAGES)[1:], code=code).returncode == 0
     assert iterations(tmp_path / 'lenet.mat') == 2
 
 
@@ -404,8 +406,8 @@ def test_an_error_in_what_a_student_writes_is_a_traceback_to_the_line(quick, mon
 
 
 def test_the_traceback_ends_in_the_students_line(tmp_path):
-    code = ('import cnn_lenet, testLeNet\ndef relu_forward(input, layer):\n    return input["dta"]\n'
-            'cnn_lenet.relu_forward = relu_forward\ntestLeNet.main()')
+    code = ('import cnn_lenet\ndef relu_forward(input, layer):\n    return input["dta"]\n'
+            'cnn_lenet.relu_forward = relu_forward\n') + ON_FEW_IMAGES
     process = run(tmp_path, code=code)
     assert process.returncode == 1
     assert process.stderr.startswith('Traceback') and process.stderr.endswith("KeyError: 'dta'\n")
