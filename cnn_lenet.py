@@ -1031,20 +1031,31 @@ def _check_structure(structure):
                          f'channel {c} rows and batch_size = {n} columns')
 
 
-def _check_network(params, layers, data):
-    """params and data fit the layers. Returns the shapes of the feature maps, and data as an array."""
+def check_params(params, layers, name='params', finite=False):
+    """Raise ValueError unless `params`, called `name` in the message, fits the layers (and is finite, if it must be).
+
+    Returns the shapes of the feature maps, as `feature_map_shapes` does.
+    """
     shapes = feature_map_shapes(layers)
     if not isinstance(params, dict):
-        raise ValueError(f'params is {_brief(params)}; expected a dict')
+        raise ValueError(f'{name} is {_brief(params)}; expected a dict')
     for i, expected in _param_shapes(layers, shapes).items():
         for key, shape in zip('wb', expected):
             if shape != (0,):                          # the entries of a layer without parameters may be missing
-                name = f"params[{i}][{key!r}], a parameter of layer {i + 1} ({layers[i + 1]['type']}),"
+                entry = f"{name}[{i}][{key!r}], a parameter of layer {i + 1} ({layers[i + 1]['type']}),"
                 try:
                     found = np.asarray(params[i][key])
                 except (KeyError, TypeError):
-                    raise ValueError(f'{name} is missing; expected an array of shape {shape}') from None
-                _check_equal(f'{name} has shape', found.shape, shape)
+                    raise ValueError(f'{entry} is missing; expected an array of shape {shape}') from None
+                _check_equal(f'{entry} has shape', found.shape, shape)
+                if finite and not np.isfinite(found).all():
+                    raise ValueError(f'{entry} has numbers that are nan or infinite')
+    return shapes
+
+
+def _check_network(params, layers, data):
+    """params and data fit the layers. Returns the shapes of the feature maps, and data as an array."""
+    shapes = check_params(params, layers)
     data = np.asarray(data)
     h, w, c = map(int, shapes[1])
     if data.ndim != 2 or data.shape[0] != h * w * c or data.shape[1] == 0:

@@ -35,7 +35,17 @@ import warnings
 import numpy as np
 
 import cnn_lenet
-from cnn_lenet import conv_net, get_lr, init_convnet, load_mnist, load_params, predict, save_params, sgd_momentum
+from cnn_lenet import (
+    check_params,
+    conv_net,
+    get_lr,
+    init_convnet,
+    load_mnist,
+    load_params,
+    predict,
+    save_params,
+    sgd_momentum,
+)
 
 # The recipe, under the handout's names. The first seven can be overridden by flags of the same names.
 fullset = False          # False: a twentieth of MNIST, True: all of it
@@ -270,19 +280,9 @@ def load_run(path):
 
 
 def check_parameters(run):
-    """Raise ValueError unless params and param_winc fit the layers: sgd_momentum or a file may have them wrong."""
-    for i, param in init_convnet(run.layers, rng=np.random.RandomState(0)).items():
-        for key, shape in (('w', param['w'].shape), ('b', param['b'].shape)):
-            if shape == (0,):                           # a layer without parameters
-                continue
-            for name, values in (('params', run.params), ('param_winc', run.param_winc)):
-                try:
-                    value = np.asarray(values[i][key])
-                except (LookupError, TypeError):
-                    raise ValueError(f'{name}[{i}][{key!r}] is missing') from None
-                if value.shape != shape or not np.isfinite(value).all():
-                    raise ValueError(f'{name}[{i}][{key!r}] is {value.dtype} of shape {value.shape}; '
-                                     f'expected finite numbers of shape {shape}')
+    """Raise ValueError unless params and param_winc fit the layers and are finite: a solver or a file may be wrong."""
+    check_params(run.params, run.layers, 'params', finite=True)
+    check_params(run.param_winc, run.layers, 'param_winc', finite=True)
 
 
 def check_model_path(path):

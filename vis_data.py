@@ -40,7 +40,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.widgets import Button
 
 import testLeNet
-from cnn_lenet import feature_map_shapes, forward, init_convnet, load_mnist, load_params, predict, write_whole
+from cnn_lenet import check_params, feature_map_shapes, forward, load_mnist, load_params, predict, write_whole
 
 DPI = 150                # of the PNG files
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'     # Okabe and Ito's, which colour-blind readers tell apart
@@ -569,12 +569,7 @@ def check_model(params, layers):
     if (*image_shape, num) != (28, 28, 1, 10):
         raise ValueError(f'the network takes images of shape {image_shape} and has {num} classes; '
                          'expected (28, 28, 1) and 10, as MNIST has')
-    for i, param in init_convnet(layers, rng=np.random.RandomState(0)).items():
-        for key, expected in param.items():
-            found = np.shape(params.get(i, {}).get(key, []))
-            if expected.size and found != expected.shape:
-                raise ValueError(f'params[{i}][{key!r}] of layer {i + 1} ({layers[i + 1]["type"]}) has shape {found}; '
-                                 f'expected {expected.shape}')
+    check_params(params, layers)
 
 
 def save_figure(path, figure):

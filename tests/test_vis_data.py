@@ -244,7 +244,7 @@ def test_what_goes_wrong_is_one_line(model, monkeypatch, capsys, flags, words):
 @pytest.mark.parametrize('params, layers, words', [
     (PARAMS, {**LENET, 6: {**LENET[6], 'num': 400}}, ['params[5]', (800, 500), (800, 400)]),
     ({**PARAMS, 5: {'w': 0, 'b': 0}}, LENET, ['params[5]', (800, 500)]),
-    ({1: PARAMS[1]}, LENET, ['params[3]', (0,), (500, 50)]),
+    ({1: PARAMS[1]}, LENET, ['params[3]', 'missing', (500, 50)]),
     (PARAMS, {**LENET, 1: data_layer(6, 10, 1, 1), 2: conv(20, 1)}, ['layer 4']),
     (PARAMS, {**LENET, 8: loss(3)}, [(28, 28, 1), 3, 10]),
     (PARAMS, {1: LENET[1]}, ['layer 1', 'LOSS'])])
