@@ -19,7 +19,6 @@ import contextlib
 import io
 import math
 import os
-import shlex
 import signal
 import sys
 
@@ -426,7 +425,7 @@ class DrawingWindow:
             save_figure(self.path, self.figure)
             print(self.path, flush=True)
         except OSError as error:                     # not the end: the drawing is still there
-            print(f'vis_data.py: error: {one_line(error)}', file=sys.stderr)
+            print(f'vis_data.py: error: {testLeNet.one_line(error)}', file=sys.stderr)
 
     def update(self):
         """Show the drawing and what the net makes of it. Redrawing what moves takes 20 ms, the window 120."""
@@ -527,13 +526,7 @@ def errors_in_one_line():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit('vis_data.py: error: nobody reads the output any more')
     except (OSError, ValueError) as error:
-        sys.exit(f'vis_data.py: error: {one_line(error)}')
-
-
-def one_line(error):
-    """What an exception says, on one line."""
-    text = f'{error.strerror}: {error.filename}' if isinstance(error, OSError) and error.strerror else str(error)
-    return ' '.join(text.split())
+        sys.exit(f'vis_data.py: error: {testLeNet.one_line(error)}')
 
 
 def load_model(path):
@@ -548,8 +541,7 @@ def load_model(path):
     try:
         params, extra = load_params(path)
     except FileNotFoundError:
-        model = '' if path == 'lenet.mat' else f' --model {shlex.quote(path)}'
-        raise ValueError(f'{path}: no such file; python testLeNet.py{model} makes one') from None
+        raise ValueError(f'{path}: no such file; python testLeNet.py{testLeNet.model_flag(path)} makes one') from None
     layers = extra.get('layers', testLeNet.get_lenet())
     try:
         check_model(params, layers)
