@@ -16,7 +16,6 @@ Each is drawn by a function that takes arrays and structures and returns a matpl
 
 import argparse
 import contextlib
-import io
 import math
 import os
 import signal
@@ -39,7 +38,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.widgets import Button
 
 import testLeNet
-from cnn_lenet import check_params, feature_map_shapes, forward, load_mnist, load_params, predict, write_whole
+from cnn_lenet import check_params, feature_map_shapes, forward, load_mnist, load_params, predict
 
 DPI = 150                # of the PNG files
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'     # Okabe and Ito's, which colour-blind readers tell apart
@@ -422,7 +421,7 @@ class DrawingWindow:
 
     def save(self):
         try:
-            save_figure(self.path, self.figure)
+            self.figure.savefig(self.path, dpi=DPI)
             print(self.path, flush=True)
         except OSError as error:                     # not the end: the drawing is still there
             print(f'vis_data.py: error: {testLeNet.one_line(error)}', file=sys.stderr)
@@ -495,7 +494,7 @@ def main(argv=None):
     with errors_in_one_line():
         for name, figure in figures.items():
             path = os.path.join(flags.out, name)
-            save_figure(path, figure)
+            figure.savefig(path, dpi=DPI)
             print(path, flush=True)
     if flags.show:
         pyplot.show()
@@ -562,13 +561,6 @@ def check_model(params, layers):
         raise ValueError(f'the network takes images of shape {image_shape} and has {num} classes; '
                          'expected (28, 28, 1) and 10, as MNIST has')
     check_params(params, layers)
-
-
-def save_figure(path, figure):
-    """Write a Figure as PNG, whole or not at all. Raises OSError if that fails."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=DPI, format='png')
-    write_whole(path, buffer.getbuffer())
 
 
 def check_display(flag):

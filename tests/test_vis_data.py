@@ -160,7 +160,7 @@ def test_training_shows_every_value_the_running_mean_and_the_tests():
 
 def test_a_run_of_one_iteration_is_drawn(tmp_path):
     figure = draw_training({'train': HISTORY['train'][:1], 'test': np.zeros((0, 2))}, 500)
-    vis_data.save_figure(tmp_path / 't.png', figure)
+    figure.savefig(tmp_path / 't.png')
     assert [len(ax.lines) for ax in figure.axes] == [1, 1]
 
 
