@@ -34,7 +34,7 @@ from matplotlib import pyplot
 from matplotlib.backend_bases import MouseButton
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator
 from matplotlib.widgets import Button
 
 import testLeNet
@@ -200,13 +200,12 @@ def draw_training(history, num_test, figure=None):
 
     upper.set_ylabel('cost (log scale)')
     upper.set_yscale('log', nonpositive='clip')
-    narrow = cost.max() < 100 * cost[cost > 0].min()
-    upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
-    upper.yaxis.set_major_formatter(FuncFormatter(lambda cost, _: f'{cost:g}'))
-    upper.yaxis.set_minor_formatter(NullFormatter())
+    upper.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    upper.yaxis.set_major_formatter('{x:g}')
+    upper.yaxis.set_minor_formatter('')
     lower.set(xlabel='iteration', ylabel='share of images classified right')
-    lower.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-    lower.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f'{t:,.0f}'))
+    lower.locator_params(axis='x', integer=True, min_n_ticks=1)
+    lower.xaxis.set_major_formatter('{x:,.0f}')
     lower.margins(x=0.01)
     _set_share_scale(lower)
     for ax in (upper, lower):
@@ -235,8 +234,7 @@ def _set_share_scale(ax):
     ax.set_yscale('function', functions=(lambda p: -np.log10(np.maximum(1 - p + least, least / 2)),
                                          lambda s: 1 + least - 10. ** -s))
     ax.set(yticks=[0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1], ylim=(0, 1 + least / 4))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda p, _: f'{p:.0%}'))
-    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter('{x:.0%}')
 
 
 # ---------------------------------------------------------------------------------------------------------------
