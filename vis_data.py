@@ -190,13 +190,13 @@ def draw_training(history, num_test, figure=None):
     figure.set_size_inches(9, 6.5)
     figure.set_layout_engine('constrained')
     upper, lower = figure.subplots(2, 1, sharex=True)
-    train, test = np.reshape(history['train'], (-1, 3)), np.reshape(history['test'], (-1, 2))
-    iteration, cost, percent = train.T
+    iteration, cost, percent = history['train'].T
     _draw_curve(upper, iteration, cost, 'cost')
     _draw_curve(lower, iteration, percent, 'training percent')
-    if len(test):
-        lower.plot(test[:, 0], test[:, 1], 'o-', color=ORANGE, markersize=4, linewidth=1.2,
-                   label=f'accuracy on {num_test:,} test images (last: {test[-1, 1]:.2%})')
+    if len(history['test']):
+        tested, accuracy = history['test'].T
+        lower.plot(tested, accuracy, 'o-', color=ORANGE, markersize=4, linewidth=1.2,
+                   label=f'accuracy on {num_test:,} test images (last: {accuracy[-1]:.2%})')
 
     upper.set_ylabel('cost (log scale)')
     upper.set_yscale('log', nonpositive='clip')
@@ -207,7 +207,10 @@ def draw_training(history, num_test, figure=None):
     lower.locator_params(axis='x', integer=True, min_n_ticks=1)
     lower.xaxis.set_major_formatter('{x:,.0f}')
     lower.margins(x=0.01)
-    _set_share_scale(lower)
+    # Logarithmic in the share that is still wrong, which draws the last percents apart; + 0.001, so that 1 has a place.
+    lower.set_yscale('function', functions=(lambda p: -np.log10(1.001 - p), lambda s: 1.001 - 10 ** -s))
+    lower.set(yticks=[0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1], ylim=(0, 1.0002))
+    lower.yaxis.set_major_formatter('{x:.0%}')
     for ax in (upper, lower):
         ax.grid(color='0.9', linewidth=0.6)
         ax.set_axisbelow(True)
@@ -220,21 +223,11 @@ def draw_training(history, num_test, figure=None):
 
 def _draw_curve(ax, t, values, name):
     """Every value, faint, and their running mean, clear."""
-    window = min(100, len(values) // 20)
-    ax.plot(t, values, '.', color=BLUE, markersize=3 if window > 1 else 6, markeredgewidth=0,
+    ax.plot(t, values, '.', color=BLUE, markersize=3, markeredgewidth=0,
             alpha=min(1, max(0.15, 300 / len(values))), label=f'{name} of a minibatch')
-    if window > 1:
-        mean = np.convolve(values, np.full(window, 1 / window), 'valid')
-        ax.plot(t[window // 2:][:len(mean)], mean, color='black', linewidth=1.3, label=f'running mean over {window}')
-
-
-def _set_share_scale(ax):
-    """A scale of shares that draws the last percents apart: logarithmic in the share that is still wrong."""
-    least = 0.001        # what is added to the wrong share, so that 1 has a place too
-    ax.set_yscale('function', functions=(lambda p: -np.log10(np.maximum(1 - p + least, least / 2)),
-                                         lambda s: 1 + least - 10. ** -s))
-    ax.set(yticks=[0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1], ylim=(0, 1 + least / 4))
-    ax.yaxis.set_major_formatter('{x:.0%}')
+    window = max(1, min(100, len(values) // 20))
+    mean = np.convolve(values, np.full(window, 1 / window), 'valid')
+    ax.plot(t[window // 2:][:len(mean)], mean, color='black', linewidth=1.3, label=f'running mean over {window}')
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -152,7 +152,8 @@ def test_training_shows_every_value_the_running_mean_and_the_tests():
 def test_a_run_of_one_iteration_is_drawn(tmp_path):
     figure = draw_training({'train': HISTORY['train'][:1], 'test': np.zeros((0, 2))}, 500)
     figure.savefig(tmp_path / 't.png')
-    assert [len(ax.lines) for ax in figure.axes] == [1, 1]
+    for ax in figure.axes:
+        assert len(ax.lines) == 2                         # the value, its mean, and no test
 
 
 # Mistakes
