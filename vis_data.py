@@ -254,15 +254,12 @@ def draw_mistakes(images, labels, probabilities, figure=None):
     wrong = np.flatnonzero(predicted != labels)
     shown = wrong[np.argsort(-confidence[wrong], kind='stable')][:12]
 
-    left.suptitle(f'mistakes: the most confident {len(shown)} of {len(wrong):,}' if len(wrong) else 'no mistakes',
-                  x=0.02, ha='left')
-    axes = left.subplots(3, 4).ravel()
-    for ax, j in zip(axes, shown):
+    left.suptitle(f'mistakes: the most confident {len(shown)} of {len(wrong):,}', x=0.02, ha='left')
+    for place, j in enumerate(shown, 1):
+        ax = left.add_subplot(3, 4, place)
         _draw_image(ax, images[:, j].reshape(28, 28), '')
         ax.set_title(f'true {labels[j]}\npredicted {predicted[j]}', loc='center', fontsize='medium')
         ax.set_xlabel(f'image {j}\np = {rounded(confidence[j])}')
-    for ax in axes[len(shown):]:
-        ax.remove()
     _draw_confusion(right, confusion_matrix(labels, predicted))
     return figure
 
@@ -278,11 +275,10 @@ def _draw_confusion(figure, counts):
     """Mistakes in colour; the diagonal is left grey, since its large counts would drown them."""
     ax = figure.subplots()
     mistakes = np.ma.masked_array(counts, np.eye(10, dtype=bool))
-    top = max(1, mistakes.max())
-    ax.imshow(mistakes, cmap=matplotlib.colormaps['Blues'].with_extremes(bad='0.88'), vmin=0, vmax=top)
+    ax.imshow(mistakes, cmap=matplotlib.colormaps['Blues'].with_extremes(bad='0.88'))
     ax.set(xlabel='predicted class', ylabel='true class', xticks=range(10), yticks=range(10))
     for (row, column), count in np.ndenumerate(counts):
-        colour = '0.65' if count == 0 else 'white' if row != column and count > 0.6 * top else 'black'
+        colour = '0.65' if count == 0 else 'white' if row != column and count > 0.6 * mistakes.max() else 'black'
         ax.text(column, row, str(count), ha='center', va='center', color=colour, fontsize=9)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)

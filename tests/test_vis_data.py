@@ -174,7 +174,7 @@ def test_mistakes_are_shown_from_the_most_confident_on(wrong):
         assert ax.get_title() == f'true {labels[j]}\npredicted {predicted[j]}'
         np.testing.assert_array_equal(ax.get_images()[0].get_array().ravel(), images[:, j])
     left, right = (part.get_suptitle() for part in figure.subfigs)
-    assert left == (f'mistakes: the most confident {len(expected)} of {wrong}' if wrong else 'no mistakes')
+    assert left == f'mistakes: the most confident {len(expected)} of {wrong}'
     assert right.startswith(f'confusion matrix: {wrong} of 40 test images wrong')
     assert {text.get_position(): int(text.get_text()) for text in confusion.texts} == {
         (j, i): count for (i, j), count in np.ndenumerate(confusion_matrix(labels, predicted))}
