@@ -55,12 +55,11 @@ WIDTH, HEIGHT = 1.08, 1.17       # from one map to the next, in sides of a map; 
 
 
 @matplotlib.rc_context(STYLE)
-def draw_features(params, layers, image, label=None, name='image', figure=None):
+def draw_features(params, layers, image, name='image', figure=None):
     """An image, the filters of layer 2, and the maps that layers 2 and 3 make of the image (Q8).
 
     params, layers  a network on MNIST
     image           (784,) pixels in 0..1
-    label           the image's true class, if it is known
     name            what the headline calls the image
     figure          the Figure to draw in; a new one if None
 
@@ -74,13 +73,11 @@ def draw_features(params, layers, image, label=None, name='image', figure=None):
     figure = Figure() if figure is None else figure
     axes = _layout(figure, 2.3, {'image': 2.6, 'probabilities': 8}, num_maps)
 
-    truth = '' if label is None else f' (true class {label})'
-    figure.suptitle(f'{name}{truth}: {headline(probabilities)}', x=0.024, ha='left', fontsize=14)
+    figure.suptitle(f'{name}: {headline(probabilities)}', x=0.024, ha='left', fontsize=14)
     picture = _draw_image(axes['image'], image.reshape(28, 28), 'layer 1: input, 28 x 28')
     figure.colorbar(picture, ax=axes['image'], panchor=(0, 0.5))      # the image stays on the left
     bars = _draw_probabilities(axes['probabilities'], probabilities)
-    numbers = [rounded(p, 2) if p >= 0.005 else '' for p in probabilities]
-    axes['probabilities'].bar_label(bars, numbers, padding=2, fontsize=8)
+    axes['probabilities'].bar_label(bars, fmt=lambda p: f'{p:.2f}' if p >= 0.005 else '', padding=2, fontsize=8)
     if layers[2]['type'] == 'CONV':
         k = layers[2]['k']
         filters = np.moveaxis(params[1]['w'].reshape(k, k, -1), 2, 0)
@@ -102,10 +99,9 @@ def headline(probabilities):
     return f'predicted class {best}, probability {rounded(probabilities[best])}'
 
 
-def rounded(p, digits=4):
-    """The probability p with that many digits. What is less than 1 never rounds up to 1."""
-    text = f'{p:.{digits}f}'
-    return text if p == 1 or float(text) < 1 else f'> {1 - 10 ** -digits:.{digits}f}'
+def rounded(p):
+    """The probability p with four digits. What is less than 1 never rounds up to 1."""
+    return '> 0.9999' if 0.99995 <= p < 1 else f'{p:.4f}'
 
 
 def _layout(figure, height, top, num_maps):
@@ -466,8 +462,8 @@ def main(argv=None):
 
     # Outside of errors_in_one_line, since what is wrong in a layer function wants Python's traceback.
     new_figure = pyplot.figure if flags.show else Figure
-    image, label = images[:, flags.image], labels[flags.image]
-    figures = {'features.png': draw_features(params, layers, image, label, f'test image {flags.image}', new_figure())}
+    image, name = images[:, flags.image], f'test image {flags.image} (true class {labels[flags.image]})'
+    figures = {'features.png': draw_features(params, layers, image, name, new_figure())}
     if run:
         figures['training.png'] = draw_training(run['history'], run['num_test'], new_figure())
     else:

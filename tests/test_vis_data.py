@@ -88,7 +88,7 @@ def running(tmp_path_factory, model):
 @pytest.fixture(scope='module')
 def features():
     image = np.random.RandomState(1).rand(784).astype(np.float32)
-    return image, titles(draw_features(PARAMS, LENET, image, 3, 'test image 5'))
+    return image, titles(draw_features(PARAMS, LENET, image, 'test image 5 (true class 3)'))
 
 
 @pytest.mark.parametrize('i, title', [(2, 'layer 2: convolution, 20 maps of 24 x 24'),
@@ -193,16 +193,16 @@ def test_first_test_image_is_that_of_the_training_run(model, monkeypatch):
     class Seen(Exception):
         pass
 
-    def draw(params, layers, image, label, *rest):
-        raise Seen(image, label)
+    def draw(params, layers, image, name, *rest):
+        raise Seen(image, name)
 
     monkeypatch.setattr(vis_data, 'draw_features', draw)
     with pytest.raises(Seen) as seen:
         vis_data.main(['--model', str(model), '--out', str(model.parent)])
     *_, xtest, ytest = load_mnist(False, np.float32, np.random.RandomState(3))
-    image, label = seen.value.args
+    image, name = seen.value.args
     np.testing.assert_array_equal(image, xtest[:, 0])
-    assert label == ytest[0]
+    assert name == f'test image 0 (true class {ytest[0]})'
 
 
 def test_parameters_alone_are_drawn_without_a_training_curve(tmp_path, monkeypatch, capsys):
