@@ -33,7 +33,6 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.backend_bases import MouseButton
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from matplotlib.widgets import Button
 
@@ -55,13 +54,12 @@ WIDTH, HEIGHT = 1.08, 1.17       # from one map to the next, in sides of a map; 
 
 
 @matplotlib.rc_context(STYLE)
-def draw_features(params, layers, image, name='image', figure=None):
+def draw_features(params, layers, image, name='image'):
     """An image, the filters of layer 2, and the maps that layers 2 and 3 make of the image (Q8).
 
     params, layers  a network on MNIST
     image           (784,) pixels in 0..1
     name            what the headline calls the image
-    figure          the Figure to draw in; a new one if None
 
     Returns the Figure: an axes for the image, one for the probabilities, and one for each set of filters or maps,
     which share one colour scale.
@@ -70,7 +68,7 @@ def draw_features(params, layers, image, name='image', figure=None):
     probabilities = predict(params, layers, image[:, None])[:, 0]
     num_maps = {'filters': layers[2]['num']} if layers[2]['type'] == 'CONV' else {}
     num_maps |= count_maps(outputs)
-    figure = Figure() if figure is None else figure
+    figure = pyplot.figure()
     axes = _layout(figure, 2.3, {'image': 2.6, 'probabilities': 8}, num_maps)
 
     figure.suptitle(f'{name}: {headline(probabilities)}', x=0.024, ha='left', fontsize=14)
@@ -172,20 +170,16 @@ def _draw_maps(ax, maps, title, least, most, colours):
 
 
 @matplotlib.rc_context(STYLE)
-def draw_training(history, num_test, figure=None):
+def draw_training(history, num_test):
     """Cost, training percent and test accuracy over the iterations.
 
     history   dict: `train` (m, 3) with the columns iteration, cost, training percent (0..1); `test` (t, 2) with the
               columns iteration, test accuracy (0..1). m is at least 1, t may be 0.
     num_test  how many images each test was made on
-    figure    the Figure to draw in; a new one if None
 
     Returns the Figure: an axes for the cost, an axes for training percent and test accuracy.
     """
-    figure = Figure() if figure is None else figure
-    figure.set_size_inches(9, 6.5)
-    figure.set_layout_engine('constrained')
-    upper, lower = figure.subplots(2, 1, sharex=True)
+    figure, (upper, lower) = pyplot.subplots(2, 1, sharex=True, figsize=(9, 6.5), layout='constrained')
     iteration, cost, percent = history['train'].T
     _draw_curve(upper, iteration, cost, 'cost')
     _draw_curve(lower, iteration, percent, 'training percent')
@@ -232,18 +226,16 @@ def _draw_curve(ax, t, values, name):
 
 
 @matplotlib.rc_context(STYLE)
-def draw_mistakes(images, labels, probabilities, figure=None):
+def draw_mistakes(images, labels, probabilities):
     """The twelve test images that the net gets wrong with the most confidence, beside the confusion matrix.
 
     images         (784, n) pixels in 0..1
     labels         (n,) true classes, 0..9
     probabilities  (10, n), as `cnn_lenet.predict` returns them
-    figure         the Figure to draw in; a new one if None
 
     Returns the Figure: an axes for each mistake, the most confident first, and one for the confusion matrix.
     """
-    figure = Figure() if figure is None else figure
-    figure.set_size_inches(11, 6.4)
+    figure = pyplot.figure(figsize=(11, 6.4))
     figure.set_layout_engine('constrained', w_pad=0.1, h_pad=0.1, hspace=0.04)
     left, right = figure.subfigures(1, 2, width_ratios=(5, 6))
     predicted, confidence = probabilities.argmax(axis=0), probabilities.max(axis=0)
@@ -455,20 +447,21 @@ def main(argv=None):
             raise ValueError(f'argument --image: {flags.image} is out of range; expected 0..{len(labels) - 1}')
         if flags.show or flags.draw:
             check_display('--draw' if flags.draw else '--show')
+        else:
+            pyplot.switch_backend('agg')                           # which needs no display
         os.makedirs(flags.out, exist_ok=True)
     if flags.draw:
         open_drawing_window(params, layers, images[:, :100], os.path.join(flags.out, 'drawn.png'))
         return
 
     # Outside of errors_in_one_line, since what is wrong in a layer function wants Python's traceback.
-    new_figure = pyplot.figure if flags.show else Figure
     image, name = images[:, flags.image], f'test image {flags.image} (true class {labels[flags.image]})'
-    figures = {'features.png': draw_features(params, layers, image, name, new_figure())}
+    figures = {'features.png': draw_features(params, layers, image, name)}
     if run:
-        figures['training.png'] = draw_training(run['history'], run['num_test'], new_figure())
+        figures['training.png'] = draw_training(run['history'], run['num_test'])
     else:
         print(f'{flags.model}: holds no history of its training, so there is no training.png', file=sys.stderr)
-    figures['mistakes.png'] = draw_mistakes(images, labels, predict(params, layers, images), new_figure())
+    figures['mistakes.png'] = draw_mistakes(images, labels, predict(params, layers, images))
     with errors_in_one_line():
         for name, figure in figures.items():
             path = os.path.join(flags.out, name)

@@ -17,6 +17,7 @@ import vis_data
 from cnn_lenet import forward, init_convnet, load_mnist, predict, save_params
 from vis_data import HEIGHT, WIDTH, confusion_matrix, draw_features, draw_mistakes, draw_training
 
+matplotlib.use('agg')                                  # no windows, even where there is a display
 ROOT = Path(vis_data.__file__).resolve().parent
 SCRIPT = (str(ROOT / 'vis_data.py'),)
 LENET = testLeNet.get_lenet()
