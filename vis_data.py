@@ -492,9 +492,6 @@ def errors_in_one_line():
     """Within this block a wrong flag, file or model ends the program in one line and a non-zero exit."""
     try:
         yield
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit('vis_data.py: error: nobody reads the output any more')
     except (OSError, ValueError) as error:
         sys.exit(f'vis_data.py: error: {testLeNet.one_line(error)}')
 
