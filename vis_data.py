@@ -37,7 +37,7 @@ from matplotlib.ticker import LogLocator
 from matplotlib.widgets import Button
 
 import testLeNet
-from cnn_lenet import check_params, feature_map_shapes, forward, load_mnist, load_params, predict
+from cnn_lenet import check_params, forward, load_mnist, load_params, predict
 
 DPI = 150                # of the PNG files
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'     # Okabe and Ito's, which colour-blind readers tell apart
@@ -440,9 +440,9 @@ def main(argv=None):
     """Write the pictures, or open the window to draw in."""
     flags = get_parser().parse_args(argv)
     with errors_in_one_line():
-        params, layers, run = load_model(flags.model)
-        rng = np.random.RandomState(run['seed'] if run else testLeNet.seed)
-        *_, images, labels = load_mnist(True, np.float32, rng)
+        params, layers, extra = load_model(flags.model)
+        recipe = extra.get('recipe', {'seed': testLeNet.seed})
+        *_, images, labels = load_mnist(True, np.float32, np.random.RandomState(recipe['seed']))
         if not 0 <= flags.image < len(labels):
             raise ValueError(f'argument --image: {flags.image} is out of range; expected 0..{len(labels) - 1}')
         if flags.show or flags.draw:
@@ -457,8 +457,8 @@ def main(argv=None):
     # Outside of errors_in_one_line, since what is wrong in a layer function wants Python's traceback.
     image, name = images[:, flags.image], f'test image {flags.image} (true class {labels[flags.image]})'
     figures = {'features.png': draw_features(params, layers, image, name)}
-    if run:
-        figures['training.png'] = draw_training(run['history'], run['num_test'])
+    if 'history' in extra:
+        figures['training.png'] = draw_training(extra['history'], 10000 if recipe['fullset'] else 500)
     else:
         print(f'{flags.model}: holds no history of its training, so there is no training.png', file=sys.stderr)
     figures['mistakes.png'] = draw_mistakes(images, labels, predict(params, layers, images))
@@ -497,10 +497,7 @@ def errors_in_one_line():
 
 
 def load_model(path):
-    """Load a saved model on MNIST: (params, layers, run).
-
-    run  dict with the `history` of the training, its `seed`, and `num_test`, how many images it was tested on;
-         None if the file does not hold them
+    """Load a saved model on MNIST: (params, layers, extra), extra a dict of what else testLeNet.py saves.
 
     A file without layers is taken for LeNet, so that the variable `params` alone, saved by Octave, will do.
     Raises ValueError if the file is no model or not one on MNIST, OSError if it can't be read.
@@ -511,24 +508,13 @@ def load_model(path):
         raise ValueError(f'{path}: no such file; python testLeNet.py{testLeNet.model_flag(path)} makes one') from None
     layers = extra.get('layers', testLeNet.get_lenet())
     try:
-        check_model(params, layers)
+        image_shape, num = check_params(params, layers)[1], layers[len(layers)]['num']
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    try:
-        recipe = extra['recipe']
-        run = {'history': extra['history'], 'seed': recipe['seed'], 'num_test': 10000 if recipe['fullset'] else 500}
-    except (KeyError, TypeError):
-        run = None
-    return params, layers, run
-
-
-def check_model(params, layers):
-    """Raise ValueError unless the network takes MNIST's images, has ten classes, and `params` fits its layers."""
-    image_shape, num = feature_map_shapes(layers)[1], layers[len(layers)]['num']
     if (*image_shape, num) != (28, 28, 1, 10):
-        raise ValueError(f'the network takes images of shape {image_shape} and has {num} classes; '
+        raise ValueError(f'{path}: the network takes images of shape {image_shape} and has {num} classes; '
                          'expected (28, 28, 1) and 10, as MNIST has')
-    check_params(params, layers)
+    return params, layers, extra
 
 
 def check_display(flag):

@@ -239,7 +239,7 @@ def test_what_goes_wrong_is_one_line(model, monkeypatch, capsys, flags, words):
     ({**PARAMS, 5: {'w': 0, 'b': 0}}, LENET, ['params[5]', (800, 500)]),
     ({1: PARAMS[1]}, LENET, ['params[3]', 'missing', (500, 50)]),
     (PARAMS, {**LENET, 1: data_layer(6, 10, 1, 1), 2: conv(20, 1)}, ['layer 4']),
-    (PARAMS, {**LENET, 8: loss(3)}, [(28, 28, 1), 3, 10]),
+    (init_convnet({**LENET, 8: loss(3)}), {**LENET, 8: loss(3)}, [(28, 28, 1), 3, 10]),
     (PARAMS, {1: LENET[1]}, ['layer 1', 'LOSS'])])
 def test_a_model_that_is_none_on_mnist_is_an_error_that_names_the_file(tmp_path, params, layers, words):
     save_params(tmp_path / 'm.mat', params, layers=layers)
