@@ -311,9 +311,8 @@ def to_mnist(canvas):
 def _area_means(n, m):
     """The matrix (m, n) that scales n pixels to m: row i holds how much of new pixel i each old one covers."""
     edges = np.linspace(0, n, m + 1)
-    starts = np.arange(n)
-    overlap = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
-    return np.maximum(overlap, 0) * m / n
+    before = np.clip(edges[:, None] - np.arange(n), 0, 1)          # how much of each old pixel is before each edge
+    return np.diff(before, axis=0) * m / n
 
 
 class DrawingWindow:
