@@ -419,7 +419,7 @@ class DrawingWindow:
 
     def draw_moving(self):
         for artist in self.moving:
-            artist.draw(self.figure.canvas.get_renderer())
+            self.figure.draw_artist(artist)
 
 
 def _line(start, end):
@@ -445,7 +445,10 @@ def main(argv=None):
         if not 0 <= flags.image < len(labels):
             raise ValueError(f'argument --image: {flags.image} is out of range; expected 0..{len(labels) - 1}')
         if flags.show or flags.draw:
-            check_display('--draw' if flags.draw else '--show')
+            pyplot.switch_backend(matplotlib.get_backend())        # ImportError if MPLBACKEND asks for what isn't there
+            if matplotlib.get_backend().lower() in ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template'):
+                raise ValueError(f"argument {'--draw' if flags.draw else '--show'}: there is no display, "
+                                 'or no toolkit for windows such as tkinter')
         else:
             pyplot.switch_backend('agg')                           # which needs no display
         os.makedirs(flags.out, exist_ok=True)
@@ -488,10 +491,10 @@ def get_parser():
 
 @contextlib.contextmanager
 def errors_in_one_line():
-    """Within this block a wrong flag, file or model ends the program in one line and a non-zero exit."""
+    """Within this block a wrong flag, file, model or backend ends the program in one line and a non-zero exit."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f'vis_data.py: error: {testLeNet.one_line(error)}')
 
 
@@ -514,16 +517,6 @@ def load_model(path):
         raise ValueError(f'{path}: the network takes images of shape {image_shape} and has {num} classes; '
                          'expected (28, 28, 1) and 10, as MNIST has')
     return params, layers, extra
-
-
-def check_display(flag):
-    """Raise ValueError, naming the flag that asks for windows, if matplotlib can't open any."""
-    try:
-        pyplot.switch_backend(matplotlib.get_backend())
-    except ImportError as error:         # the environment variable MPLBACKEND asks for what can't be had
-        raise ValueError(f'argument {flag}: {error}') from None
-    if matplotlib.get_backend().lower() in ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template'):
-        raise ValueError(f'argument {flag}: there is no display, or no toolkit for windows such as tkinter')
 
 
 def open_drawing_window(params, layers, images, path):
