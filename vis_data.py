@@ -72,8 +72,7 @@ def draw_features(params, layers, image, name='image'):
     axes = _layout(figure, 2.3, {'image': 2.6, 'probabilities': 8}, num_maps)
 
     figure.suptitle(f'{name}: {headline(probabilities)}', x=0.024, ha='left', fontsize=14)
-    picture = _draw_image(axes['image'], image.reshape(28, 28), 'layer 1: input, 28 x 28')
-    figure.colorbar(picture, ax=axes['image'], panchor=(0, 0.5))      # the image stays on the left
+    _draw_image(axes['image'], image.reshape(28, 28), 'layer 1: input, 28 x 28')
     bars = _draw_probabilities(axes['probabilities'], probabilities)
     axes['probabilities'].bar_label(bars, fmt=lambda p: f'{p:.2f}' if p >= 0.005 else '', padding=2, fontsize=8)
     if layers[2]['type'] == 'CONV':
@@ -118,7 +117,7 @@ def _layout(figure, height, top, num_maps):
 
 
 def _draw_image(ax, image, title):
-    ax.set(xticks=[], yticks=[], title=title)
+    ax.set(xticks=[], yticks=[], title=title, anchor='W')
     ax.spines[:].set_visible(False)
     return ax.imshow(image, cmap='gray', vmin=0, vmax=1)
 
