@@ -187,8 +187,7 @@ def draw_training(history, num_test):
         lower.plot(tested, accuracy, 'o-', color=ORANGE, markersize=4, linewidth=1.2,
                    label=f'accuracy on {num_test:,} test images (last: {accuracy[-1]:.2%})')
 
-    upper.set_ylabel('cost (log scale)')
-    upper.set_yscale('log', nonpositive='clip')
+    upper.set(ylabel='cost (log scale)', yscale='log')
     upper.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     upper.yaxis.set_major_formatter('{x:g}')
     upper.yaxis.set_minor_formatter('')
