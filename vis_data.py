@@ -457,7 +457,7 @@ def main(argv=None):
     # Outside of errors_in_one_line, since what is wrong in a layer function wants Python's traceback.
     image, name = images[:, flags.image], f'test image {flags.image} (true class {labels[flags.image]})'
     figures = {'features.png': draw_features(params, layers, image, name)}
-    if 'history' in extra:
+    if extra.keys() >= {'history', 'recipe'}:
         figures['training.png'] = draw_training(extra['history'], 10000 if recipe['fullset'] else 500)
     else:
         print(f'{flags.model}: holds no history of its training, so there is no training.png', file=sys.stderr)
