@@ -7,18 +7,21 @@ checked, and how the work is spread over the cores.
 
 Shapes are written the same way everywhere:
 
-    n                number of images (columns)
+    n                number of images (columns); the handout's n, of filters or outputs, is `num`
     h, w, c          height, width and channels of a feature map
     (h*w*c, n)       `data` and `diff` of every layer: one column is one image, flattened from (h, w, c)
     (h, w, c, n)     the same array, reshaped (a view): the batch is the last, contiguous axis
 
 What goes into a layer and what comes out is a dict with `height`, `width`, `channel`, `batch_size` and `data`, called
-a structure here; on the way back it also holds `diff`, the gradient of the loss with respect to `data`. The network is
-a dict `layers` with the integer keys 1..l, its parameters a dict `params` whose key i-1 holds the {'w': ..., 'b': ...}
-of layer i.
+a structure here; on the way back it also holds `diff`, the gradient of the loss with respect to `data`. `od` is the
+same gradient of a layer's input: `input_od` is what a backward function returns for the layer below. The network is a
+dict `layers` with the integer keys 1..l, its parameters a dict `params` whose key i-1 (not i, as the handout's text has
+it) holds the {'w': ..., 'b': ...} of layer i. A backward function takes `input`, `layer` and `param` as its forward
+function does.
 
-No function changes its arguments. Results have the precision of the arguments; whole numbers give float64. Arguments
-that do not fit together raise ValueError, a key that is missing raises KeyError.
+No function changes its arguments. Results have the precision of the arguments; a layer computes with whole numbers in
+float64. Arguments that do not fit together raise ValueError, and so does what a network lacks; a key that is missing in
+what a layer function is given raises KeyError.
 """
 
 import concurrent.futures
@@ -53,7 +56,7 @@ MNIST_FILE = pathlib.Path(__file__).resolve().parent / 'mnist_all.mat'
 def load_mnist(fullset=True, dtype=np.float64, rng=np.random):
     """Load MNIST from `mnist_all.mat` in the folder of this module, and shuffle it (section 6).
 
-    fullset  True for all images; False for the first twentieth of each of the three parts
+    fullset  True for all images; False for a twentieth of each of the three parts, the first once they are shuffled
     dtype    float type of the images
     rng      source of random numbers: `np.random` (the global generator), a RandomState or a Generator
 
@@ -105,21 +108,22 @@ def init_convnet(layers, dtype=np.float64, rng=np.random):
     rng     source of random numbers, as for `load_mnist`
 
     Returns params: dict, key i-1 is {'w': ..., 'b': ...} of layer i, two empty arrays for a layer that has none.
-    Weights are uniform in +-sqrt(3 / (h*w*c)), where (h, w, c) is the layer's input feature map: the more inputs are
-    added up, the smaller the weights. (In an inner product with `init_type` 'gaussian' they are normal, and that is
-    their standard deviation.) Biases are 0.
+    Weights are uniform in +-sqrt(3 / (h*w*c)), where (h, w, c) is the layer's input feature map: the more numbers an
+    inner product adds up, the smaller its weights. A convolution has the same range, although it adds up k*k*c/group
+    of them. (In an inner product with `init_type` 'gaussian' they are normal, and sqrt(3 / (h*w*c)) is their standard
+    deviation.) Biases are 0.
     """
     _check_float(dtype)
     shapes = feature_map_shapes(layers)
     _check_init_types(layers)
     params = {}
     for i, (w_shape, b_shape) in _param_shapes(layers, shapes).items():
-        layer, scale = layers[i + 1], np.sqrt(3 / np.prod(shapes[i]))
+        layer, scale = layers[i], np.sqrt(3 / np.prod(shapes[i - 1]))
         if layer['type'] == 'IP' and layer['init_type'] == 'gaussian':
             w = scale * rng.standard_normal(w_shape)
         else:
             w = 2 * scale * rng.uniform(size=w_shape) - scale
-        params[i] = {'w': w.astype(dtype), 'b': np.zeros(b_shape, dtype)}
+        params[i - 1] = {'w': w.astype(dtype), 'b': np.zeros(b_shape, dtype)}
     return params
 
 
@@ -152,18 +156,18 @@ def _output_size(h, w, layer):
 
 
 def _param_shapes(layers, shapes):
-    """Shapes of (w, b) by key of `params`: those of layer i stand under i-1. (0,) for a layer without parameters."""
+    """Shapes of (w, b) of every layer but DATA: dict, keys 2..l as in `layers`; (0,) where there are no parameters."""
     result = {}
     for i in range(2, len(layers) + 1):
         layer, (h, w, c) = layers[i], shapes[i - 1]
         if layer['type'] == 'CONV':
-            result[i - 1] = (layer['k'] ** 2 * c // layer['group'], layer['num']), (layer['num'],)
+            result[i] = (layer['k'] ** 2 * c // layer['group'], layer['num']), (layer['num'],)
         elif layer['type'] == 'IP':
-            result[i - 1] = (h * w * c, layer['num']), (layer['num'],)
+            result[i] = (h * w * c, layer['num']), (layer['num'],)
         elif layer['type'] == 'LOSS':
-            result[i - 1] = (h * w * c, layer['num'] - 1), (layer['num'] - 1,)
+            result[i] = (h * w * c, layer['num'] - 1), (layer['num'] - 1,)
         else:
-            result[i - 1] = (0,), (0,)
+            result[i] = (0,), (0,)
     return result
 
 
@@ -261,7 +265,7 @@ def conv_layer_backward(output, input, layer, param, need_input_od=True):
     diff = _diff(output, h_out * w_out * layer['num'], n).reshape(h_out, w_out, layer['num'], n)
     param_grad = {'w': np.hstack([_conv_w_grad(x[:, :, channels], diff[:, :, filters], layer)
                                   for channels, filters in groups]),
-                  'b': diff.sum(axis=(0, 1)).sum(axis=1)}
+                  'b': diff.sum(axis=(0, 1)).sum(axis=1)}                        # 7 times as fast as axis=(0, 1, 3)
     if not need_input_od:
         return param_grad, None
     od = _join([_conv_input_od(w[:, filters], diff[:, :, filters], layer, height, width) for _, filters in groups])
@@ -275,8 +279,9 @@ def _conv_w_grad(x, diff, layer):
     if not _has_long_rows(x, layer):
         windows, = _window_parts(x, layer)                                       # (h_out, w_out, k*k*c, n)
         return (windows @ diff.swapaxes(2, 3)).sum(axis=(0, 1))
-    # The same sum, with one product for all windows side by side, which saves 3 % of an iteration. rows[r] holds the
-    # k*c numbers of each window in row r of the image; row a of the windows at height i is in rows[a + stride * i].
+    # The same sum, with one product for all windows side by side, which saves 3 % of an iteration. rows[r] is row r of
+    # the padded image as the windows see it, k*c numbers for each of the w_out places across: row a of all windows
+    # (i, j) of the same i is rows[a + stride * i].
     x = _padded(x, layer['pad'])
     rows = np.stack([x[:, b:b + stride * w_out:stride].swapaxes(1, 2) for b in range(k)], axis=1)
     rows = rows.reshape(x.shape[0], -1, w_out * n)                               # (h, k*c, w_out*n)
@@ -352,7 +357,7 @@ def _join(maps):
 
 
 def im2col_conv(input_n, layer, h_out, w_out):
-    """The windows of one image as columns (section 6).
+    """The windows of one image as columns (section 6). The layers above take those of all images: `_window_parts`.
 
     input_n  structure of one image: `data` has h*w*c elements
     Returns (k*k*c, h_out*w_out): column i*w_out + j is the window at (i, j), flattened from (k, k, c).
@@ -476,7 +481,7 @@ def inner_product_forward(input, layer, param):
     """
     x = _columns(input)                                                          # (h*w*c, n)
     w, b = _weights(param, x.shape[0], layer['num'])
-    b = np.tile(b, (x.shape[1], 1)).T                  # (num, n): the handout's NumPy does not broadcast
+    b = np.tile(b, (x.shape[1], 1)).T                  # (num, n); not b[:, None]: the handout rules out broadcasting
     return _structure(w.T @ x + b, 1, 1, layer['num'])
 
 
@@ -517,7 +522,7 @@ def mlrloss(wb, X, y, K, prediction):
     log_p = _log_probabilities(wb, X)                                            # (K, n)
     images = np.arange(X.shape[1])
     nll = -log_p[y, images].sum()
-    d = np.exp(log_p)                                                            # d nll / d logits = p - [label]
+    d = np.exp(log_p)                                                            # d nll / d logits: p, - 1 at the label
     d[y, images] -= 1
     d = d[:-1]                                                                   # the last logit is fixed
     g = np.vstack([X @ d.T, d.sum(axis=1)])
@@ -560,7 +565,10 @@ def forward(params, layers, data):
 
 
 def _forward(params, layers, shapes, data, first, last, look_for_nan=False):
-    """The outputs of the layers first..last, where `data` is the output of layer `first`."""
+    """The outputs of the layers first..last: dict. `data` is the output of layer `first`, which is not computed.
+
+    look_for_nan: raise ValueError if a layer function is the first to give numbers that are nan or infinite.
+    """
     # A copy: the columns become contiguous, and a layer that changes its input does not change the caller's array.
     outputs = {first: _structure(np.array(data, order='C'), *shapes[first])}
     for i in range(first + 1, last + 1):
@@ -624,7 +632,8 @@ def conv_net(params, layers, data, labels, threads=None):
 
     cost, right, param_grad = 0, 0, None
     with _one_blas_thread():
-        # Added up in the order of the columns, whichever thread finishes first: same seed, same digits.
+        # Added up in the order of the columns, whichever thread finishes first: same seed, same digits. Of blocks of
+        # 16 columns, a product takes about as long as of 32.
         for block_cost, block_right, block_grad in _spread(block_sums, _blocks(n, 32), threads):
             cost, right = cost + block_cost, right + block_right
             param_grad = block_grad if param_grad is None else {
@@ -713,7 +722,7 @@ def finite_difference(output, input, h, forward=relu_forward):
 
     Returns input_od_approx, in the shape of input['data']: for every element x of it, (f(x + h) - f(x)) / h with
     f = sum(output['diff'] * forward(x)['data']). Compare with the input_od of a backward function. It is computed
-    in float64, one forward pass per element.
+    in float64, one forward pass per element (for ReLU, the default as in the handout, one for all).
     """
     _check_difference(output, h)
     data = _columns(input)
@@ -804,7 +813,8 @@ def save_params(path, params, **extra):
 def load_params(path):
     """Load what `save_params` saved: (params, extra), extra a dict of the other variables.
 
-    Numbers, strings, dicts and arrays come back as they were, in their order in memory too. A MAT-file from elsewhere
+    Numbers (as Python's own), strings, dicts and arrays come back as they were, in their order in memory too; but True
+    and False come back as 1 and 0, float16 as float64. A MAT-file from elsewhere
     is loaded if it holds `params` as `save_params` describes them; other arrays of one column then come back with one
     dimension. Nothing in the file is executed.
     Raises FileNotFoundError if there is no such file, OSError if it cannot be read, ValueError if it is damaged or
@@ -933,8 +943,8 @@ def _lock(file):
 # What is checked
 #
 # A reader who skips this section misses the rules that layers, parameters, data and labels follow, and what the network
-# expects of a layer function. Nothing is computed here. The checks are for what would otherwise give a wrong result
-# silently, or an error that comes late or says little.
+# expects of a layer function. Nothing is computed here, though some checks return what they looked up or converted.
+# They are for what would otherwise give a wrong result silently, or an error that comes late or says little.
 # ---------------------------------------------------------------------------------------------------------------
 
 # The keys that each type of layer needs, and the least value that makes sense.
@@ -1042,9 +1052,9 @@ def check_params(params, layers, name='params', finite=False):
     for i, expected in _param_shapes(layers, shapes).items():
         for key, shape in zip('wb', expected):
             if shape != (0,):                          # the entries of a layer without parameters may be missing
-                entry = f"{name}[{i}][{key!r}], a parameter of layer {i + 1} ({layers[i + 1]['type']}),"
+                entry = f"{name}[{i - 1}][{key!r}], a parameter of layer {i} ({layers[i]['type']}),"
                 try:
-                    found = np.asarray(params[i][key])
+                    found = np.asarray(params[i - 1][key])
                 except (KeyError, TypeError):
                     raise ValueError(f'{entry} is missing; expected an array of shape {shape}') from None
                 _check_equal(f'{entry} has shape', found.shape, shape)
@@ -1198,7 +1208,7 @@ def _blocks(n, size):
 
 
 def _spread(function, blocks, threads):
-    """function(block) for every block, in order, on so many threads, one per core if `threads` is None."""
+    """Yield function(block) for every block, in order. threads: how many share the work, None for one per core."""
     if threads is None:
         threads = _free_cores()
     _check_count('threads', threads, 1)
