@@ -14,14 +14,12 @@ Shapes are written the same way everywhere:
 
 What goes into a layer and what comes out is a dict with `height`, `width`, `channel`, `batch_size` and `data`, called
 a structure here; on the way back it also holds `diff`, the gradient of the loss with respect to `data`. `od` is the
-same gradient of a layer's input: `input_od` is what a backward function returns for the layer below. The network is a
-dict `layers` with the integer keys 1..l, its parameters a dict `params` whose key i-1 (not i, as the handout's text has
-it) holds the {'w': ..., 'b': ...} of layer i. A backward function takes `input`, `layer` and `param` as its forward
-function does.
+same gradient of a layer's input, which a backward function returns for the layer below, as `input_od`. The network is a
+dict `layers` with the integer keys 1..l, its parameters a dict `params` whose key i-1 (not i, as in the handout's text)
+holds the {'w': ..., 'b': ...} of layer i. Backward functions take `input`, `layer` and `param` as forward functions do.
 
-No function changes its arguments. Results have the precision of the arguments; a layer computes with whole numbers in
-float64. Arguments that do not fit together raise ValueError, and so does what a network lacks; a key that is missing in
-what a layer function is given raises KeyError.
+No function changes its arguments. Results have the precision of the arguments; layers turn whole numbers into float64.
+What does not fit together raises ValueError; a key missing in what a layer function is given raises KeyError.
 """
 
 import concurrent.futures
@@ -108,10 +106,8 @@ def init_convnet(layers, dtype=np.float64, rng=np.random):
     rng     source of random numbers, as for `load_mnist`
 
     Returns params: dict, key i-1 is {'w': ..., 'b': ...} of layer i, two empty arrays for a layer that has none.
-    Weights are uniform in +-sqrt(3 / (h*w*c)), where (h, w, c) is the layer's input feature map: the more numbers an
-    inner product adds up, the smaller its weights. A convolution has the same range, although it adds up k*k*c/group
-    of them. (In an inner product with `init_type` 'gaussian' they are normal, and sqrt(3 / (h*w*c)) is their standard
-    deviation.) Biases are 0.
+    Weights are uniform in +-sqrt(3 / (h*w*c)), where (h, w, c) is the layer's input feature map, or, in an inner
+    product with `init_type` 'gaussian', normal with sqrt(3 / (h*w*c)) as standard deviation. Biases are 0.
     """
     _check_float(dtype)
     shapes = feature_map_shapes(layers)
