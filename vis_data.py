@@ -16,6 +16,7 @@ Each is drawn by a function that takes arrays and structures and returns a matpl
 
 import argparse
 import contextlib
+import io
 import math
 import os
 import signal
@@ -37,7 +38,7 @@ from matplotlib.ticker import LogLocator
 from matplotlib.widgets import Button
 
 import testLeNet
-from cnn_lenet import check_params, forward, load_mnist, load_params, predict
+from cnn_lenet import check_params, forward, load_mnist, load_params, predict, write_whole
 
 DPI = 150                # of the PNG files
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'     # Okabe and Ito's, which colour-blind readers tell apart
@@ -66,22 +67,23 @@ def draw_features(params, layers, image, name='image'):
     """
     outputs = forward(params, layers, image[:, None])
     probabilities = predict(params, layers, image[:, None])[:, 0]
-    num_maps = {'filters': layers[2]['num']} if layers[2]['type'] == 'CONV' else {}
-    num_maps |= count_maps(outputs)
+    num_filters = {'filters': layers[2]['num']} if layers[2]['type'] == 'CONV' else {}
+    num_maps = count_maps(outputs)
     figure = pyplot.figure()
-    axes = _layout(figure, 2.3, {'image': 2.6, 'probabilities': 8}, num_maps)
+    axes = _layout(figure, 2.3, {'image': 2.6, 'probabilities': 8}, num_filters | num_maps)
 
     figure.suptitle(f'{name}: {headline(probabilities)}', x=0.024, ha='left', fontsize=14)
     _draw_image(axes['image'], image.reshape(28, 28), 'layer 1: input, 28 x 28')
     bars = _draw_probabilities(axes['probabilities'], probabilities)
-    axes['probabilities'].bar_label(bars, fmt=lambda p: f'{p:.2f}' if p >= 0.005 else '', padding=2, fontsize=8)
-    if layers[2]['type'] == 'CONV':
+    numbers = [rounded(p, 2) if p >= 0.005 else '' for p in probabilities]
+    axes['probabilities'].bar_label(bars, numbers, padding=2, fontsize=8)
+    if num_filters:
         k = layers[2]['k']
         filters = np.moveaxis(params[1]['w'].reshape(k, k, -1), 2, 0)
         largest = abs(filters).max()
         _draw_maps(axes['filters'], filters, f'the {len(filters)} filters of layer 2, {k} x {k}',
                    -largest, largest, 'RdBu_r')
-    for i in count_maps(outputs):
+    for i in num_maps:
         _draw_layer(axes[i], i, layers, outputs[i])
     return figure
 
@@ -96,9 +98,10 @@ def headline(probabilities):
     return f'predicted class {best}, probability {rounded(probabilities[best])}'
 
 
-def rounded(p):
-    """The probability p with four digits. What is less than 1 never rounds up to 1."""
-    return '> 0.9999' if 0.99995 <= p < 1 else f'{p:.4f}'
+def rounded(p, digits=4):
+    """The probability p with that many digits. What is less than 1 never rounds up to 1."""
+    text = f'{p:.{digits}f}'
+    return text if p == 1 or float(text) < 1 else f'> {1 - 10 ** -digits:.{digits}f}'
 
 
 def _layout(figure, height, top, num_maps):
@@ -179,11 +182,12 @@ def draw_training(history, num_test):
     Returns the Figure: an axes for the cost, an axes for training percent and test accuracy.
     """
     figure, (upper, lower) = pyplot.subplots(2, 1, sharex=True, figsize=(9, 6.5), layout='constrained')
-    iteration, cost, percent = history['train'].T
+    train, test = np.reshape(history['train'], (-1, 3)), np.reshape(history['test'], (-1, 2))
+    iteration, cost, percent = train.T
     _draw_curve(upper, iteration, cost, 'cost')
     _draw_curve(lower, iteration, percent, 'training percent')
-    if len(history['test']):
-        tested, accuracy = history['test'].T
+    if len(test):
+        tested, accuracy = test.T
         lower.plot(tested, accuracy, 'o-', color=ORANGE, markersize=4, linewidth=1.2,
                    label=f'accuracy on {num_test:,} test images (last: {accuracy[-1]:.2%})')
 
@@ -211,11 +215,12 @@ def draw_training(history, num_test):
 
 def _draw_curve(ax, t, values, name):
     """Every value, faint, and their running mean, clear."""
-    ax.plot(t, values, '.', color=BLUE, markersize=3, markeredgewidth=0,
+    window = min(100, len(values) // 20)
+    ax.plot(t, values, '.', color=BLUE, markersize=3 if window > 1 else 6, markeredgewidth=0,
             alpha=min(1, max(0.15, 300 / len(values))), label=f'{name} of a minibatch')
-    window = max(1, min(100, len(values) // 20))
-    mean = np.convolve(values, np.full(window, 1 / window), 'valid')
-    ax.plot(t[window // 2:][:len(mean)], mean, color='black', linewidth=1.3, label=f'running mean over {window}')
+    if window > 1:
+        mean = np.convolve(values, np.full(window, 1 / window), 'valid')
+        ax.plot(t[window // 2:][:len(mean)], mean, color='black', linewidth=1.3, label=f'running mean over {window}')
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -240,7 +245,8 @@ def draw_mistakes(images, labels, probabilities):
     wrong = np.flatnonzero(predicted != labels)
     shown = wrong[np.argsort(-confidence[wrong], kind='stable')][:12]
 
-    left.suptitle(f'mistakes: the most confident {len(shown)} of {len(wrong):,}', x=0.02, ha='left')
+    left.suptitle(f'mistakes: the most confident {len(shown)} of {len(wrong):,}' if len(wrong) else 'no mistakes',
+                  x=0.02, ha='left')
     for place, j in enumerate(shown, 1):
         ax = left.add_subplot(3, 4, place)
         _draw_image(ax, images[:, j].reshape(28, 28), '')
@@ -261,10 +267,11 @@ def _draw_confusion(figure, counts):
     """Mistakes in colour; the diagonal is left grey, since its large counts would drown them."""
     ax = figure.subplots()
     mistakes = np.ma.masked_array(counts, np.eye(10, dtype=bool))
-    ax.imshow(mistakes, cmap=matplotlib.colormaps['Blues'].with_extremes(bad='0.88'))
+    top = max(1, mistakes.max())
+    ax.imshow(mistakes, cmap=matplotlib.colormaps['Blues'].with_extremes(bad='0.88'), vmin=0, vmax=top)
     ax.set(xlabel='predicted class', ylabel='true class', xticks=range(10), yticks=range(10))
     for (row, column), count in np.ndenumerate(counts):
-        colour = '0.65' if count == 0 else 'white' if row != column and count > 0.6 * mistakes.max() else 'black'
+        colour = '0.65' if count == 0 else 'white' if row != column and count > 0.6 * top else 'black'
         ax.text(column, row, str(count), ha='center', va='center', color=colour, fontsize=9)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
@@ -387,7 +394,7 @@ class DrawingWindow:
 
     def save(self):
         try:
-            self.figure.savefig(self.path, dpi=DPI)
+            save_figure(self.path, self.figure)
             print(self.path, flush=True)
         except OSError as error:                     # not the end: the drawing is still there
             print(f'vis_data.py: error: {testLeNet.one_line(error)}', file=sys.stderr)
@@ -437,16 +444,13 @@ def main(argv=None):
     """Write the pictures, or open the window to draw in."""
     flags = get_parser().parse_args(argv)
     with errors_in_one_line():
-        params, layers, extra = load_model(flags.model)
-        recipe = extra.get('recipe', {'seed': testLeNet.seed})
-        *_, images, labels = load_mnist(True, np.float32, np.random.RandomState(recipe['seed']))
+        params, layers, run = load_model(flags.model)
+        rng = np.random.RandomState(run['seed'] if run else testLeNet.seed)
+        *_, images, labels = load_mnist(True, np.float32, rng)
         if not 0 <= flags.image < len(labels):
             raise ValueError(f'argument --image: {flags.image} is out of range; expected 0..{len(labels) - 1}')
         if flags.show or flags.draw:
-            pyplot.switch_backend(matplotlib.get_backend())        # ImportError if MPLBACKEND asks for what isn't there
-            if matplotlib.get_backend().lower() in ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template'):
-                raise ValueError(f"argument {'--draw' if flags.draw else '--show'}: there is no display, "
-                                 'or no toolkit for windows such as tkinter')
+            check_display('--draw' if flags.draw else '--show')
         else:
             pyplot.switch_backend('agg')                           # which needs no display
         os.makedirs(flags.out, exist_ok=True)
@@ -457,15 +461,15 @@ def main(argv=None):
     # Outside of errors_in_one_line, since what is wrong in a layer function wants Python's traceback.
     image, name = images[:, flags.image], f'test image {flags.image} (true class {labels[flags.image]})'
     figures = {'features.png': draw_features(params, layers, image, name)}
-    if extra.keys() >= {'history', 'recipe'}:
-        figures['training.png'] = draw_training(extra['history'], 10000 if recipe['fullset'] else 500)
+    if run:
+        figures['training.png'] = draw_training(run['history'], run['num_test'])
     else:
         print(f'{flags.model}: holds no history of its training, so there is no training.png', file=sys.stderr)
     figures['mistakes.png'] = draw_mistakes(images, labels, predict(params, layers, images))
     with errors_in_one_line():
         for name, figure in figures.items():
             path = os.path.join(flags.out, name)
-            figure.savefig(path, dpi=DPI)
+            save_figure(path, figure)
             print(path, flush=True)
     if flags.show:
         pyplot.show()
@@ -489,15 +493,18 @@ def get_parser():
 
 @contextlib.contextmanager
 def errors_in_one_line():
-    """Within this block a wrong flag, file, model or backend ends the program in one line and a non-zero exit."""
+    """Within this block a wrong flag, file or model ends the program in one line and a non-zero exit."""
     try:
         yield
-    except (ImportError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f'vis_data.py: error: {testLeNet.one_line(error)}')
 
 
 def load_model(path):
-    """Load a saved model on MNIST: (params, layers, extra), extra a dict of what else testLeNet.py saves.
+    """Load a saved model on MNIST: (params, layers, run).
+
+    run  dict with the `history` of the training, its `seed`, and `num_test`, how many images it was tested on;
+         None if the file does not hold them
 
     A file without layers is taken for LeNet, so that the variable `params` alone, saved by Octave, will do.
     Raises ValueError if the file is no model or not one on MNIST, OSError if it can't be read.
@@ -514,7 +521,29 @@ def load_model(path):
     if (*image_shape, num) != (28, 28, 1, 10):
         raise ValueError(f'{path}: the network takes images of shape {image_shape} and has {num} classes; '
                          'expected (28, 28, 1) and 10, as MNIST has')
-    return params, layers, extra
+    try:
+        recipe = extra['recipe']
+        run = {'history': extra['history'], 'seed': recipe['seed'], 'num_test': 10000 if recipe['fullset'] else 500}
+    except (LookupError, TypeError):
+        run = None
+    return params, layers, run
+
+
+def save_figure(path, figure):
+    """Write a Figure as PNG, whole or not at all. Raises OSError if that fails."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=DPI, format='png')
+    write_whole(path, buffer.getbuffer())
+
+
+def check_display(flag):
+    """Raise ValueError, naming the flag that asks for windows, if matplotlib can't open any."""
+    try:
+        pyplot.switch_backend(matplotlib.get_backend())
+    except ImportError as error:         # the environment variable MPLBACKEND asks for what can't be had
+        raise ValueError(f'argument {flag}: {error}') from None
+    if matplotlib.get_backend().lower() in ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template'):
+        raise ValueError(f'argument {flag}: there is no display, or no toolkit for windows such as tkinter')
 
 
 def open_drawing_window(params, layers, images, path):

@@ -39,7 +39,7 @@ def maps_on(ax):
     return np.array([image.get_array() for image in images])
 
 
-# The script as a child: started before the first test, looked at after the last
+# The script as a child: started before the first test, looked at in the last ones
 
 def run(folder, *flags, script=SCRIPT, **environment):
     """Run vis_data.py, or another script, in `folder`, without a display. Returns the finished process."""
@@ -64,7 +64,7 @@ vis_data.main()
 NO_DISPLAY = {                                         # flags, environment, what the line of error says
     '--show': (['--show'], {}, ['argument --show: there is no display']),
     '--draw': (['--draw'], {}, ['argument --draw: there is no display']),
-    'no such module': (['--show'], {'MPLBACKEND': 'module://nothing'}, ['nothing']),
+    'no such module': (['--show'], {'MPLBACKEND': 'module://nothing'}, ['argument --show', 'nothing']),
     'no such backend': ([], {'MPLBACKEND': 'nothing'}, ['backend', 'nothing'])}
 
 
@@ -152,9 +152,19 @@ def test_training_shows_every_value_the_running_mean_and_the_tests():
 
 def test_a_run_of_one_iteration_is_drawn(tmp_path):
     figure = draw_training({'train': HISTORY['train'][:1], 'test': np.zeros((0, 2))}, 500)
-    figure.savefig(tmp_path / 't.png')
-    for ax in figure.axes:
-        assert len(ax.lines) == 2                         # the value, its mean, and no test
+    vis_data.save_figure(tmp_path / 't.png', figure)
+    assert [len(ax.lines) for ax in figure.axes] == [1, 1]
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    (tmp_path / 't.png').write_bytes(b'the old one')
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='No space left on device'):
+        vis_data.save_figure(tmp_path / 't.png', draw_training(HISTORY, 500))
+    assert (tmp_path / 't.png').read_bytes() == b'the old one' and os.listdir(tmp_path) == ['t.png']
 
 
 # Mistakes
@@ -175,7 +185,7 @@ def test_mistakes_are_shown_from_the_most_confident_on(wrong):
         assert ax.get_title() == f'true {labels[j]}\npredicted {predicted[j]}'
         np.testing.assert_array_equal(ax.get_images()[0].get_array().ravel(), images[:, j])
     left, right = (part.get_suptitle() for part in figure.subfigs)
-    assert left == f'mistakes: the most confident {len(expected)} of {wrong}'
+    assert left == (f'mistakes: the most confident {len(expected)} of {wrong}' if wrong else 'no mistakes')
     assert right.startswith(f'confusion matrix: {wrong} of 40 test images wrong')
     assert {text.get_position(): int(text.get_text()) for text in confusion.texts} == {
         (j, i): count for (i, j), count in np.ndenumerate(confusion_matrix(labels, predicted))}
@@ -206,9 +216,11 @@ def test_first_test_image_is_that_of_the_training_run(model, monkeypatch):
     assert name == f'test image 0 (true class {ytest[0]})'
 
 
-def test_parameters_alone_are_drawn_without_a_training_curve(tmp_path, monkeypatch, capsys):
-    """What is left when Octave saves `params` again, and nothing else."""
-    save_params(tmp_path / 'lenet.mat', PARAMS)
+@pytest.mark.parametrize('extra', [{}, {'history': HISTORY}, {'history': HISTORY, 'recipe': {'mu': 0.9}},
+                                   {'history': HISTORY, 'recipe': 9}])
+def test_parameters_alone_are_drawn_without_a_training_curve(tmp_path, monkeypatch, capsys, extra):
+    """What is left when Octave saves `params` again, and nothing else, or not enough of it."""
+    save_params(tmp_path / 'lenet.mat', PARAMS, **extra)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(vis_data, 'load_mnist', lambda *_: [np.full((784, 5), 0.5, np.float32), np.arange(5)] * 3)
     vis_data.main([])
@@ -239,7 +251,7 @@ def test_what_goes_wrong_is_one_line(model, monkeypatch, capsys, flags, words):
     ({**PARAMS, 5: {'w': 0, 'b': 0}}, LENET, ['params[5]', (800, 500)]),
     ({1: PARAMS[1]}, LENET, ['params[3]', 'missing', (500, 50)]),
     (PARAMS, {**LENET, 1: data_layer(6, 10, 1, 1), 2: conv(20, 1)}, ['layer 4']),
-    (init_convnet({**LENET, 8: loss(3)}), {**LENET, 8: loss(3)}, [(28, 28, 1), 3, 10]),
+    ({**PARAMS, 7: {'w': np.zeros((500, 2)), 'b': np.zeros(2)}}, {**LENET, 8: loss(3)}, [(28, 28, 1), 3, 10]),
     (PARAMS, {1: LENET[1]}, ['layer 1', 'LOSS'])])
 def test_a_model_that_is_none_on_mnist_is_an_error_that_names_the_file(tmp_path, params, layers, words):
     save_params(tmp_path / 'm.mat', params, layers=layers)
