@@ -810,9 +810,9 @@ def load_params(path):
     """Load what `save_params` saved: (params, extra), extra a dict of the other variables.
 
     Numbers (as Python's own), strings, dicts and arrays come back as they were, in their order in memory too; but True
-    and False come back as 1 and 0, float16 as float64. A MAT-file from elsewhere
-    is loaded if it holds `params` as `save_params` describes them; other arrays of one column then come back with one
-    dimension. Nothing in the file is executed.
+    and False come back as 1 and 0, float16 as float64. A MAT-file from elsewhere is loaded if it holds `params` as
+    `save_params` describes them; other arrays of one column then come back with one dimension. Nothing in the file is
+    executed.
     Raises FileNotFoundError if there is no such file, OSError if it cannot be read, ValueError if it is damaged or
     holds no parameters.
     """
@@ -1051,7 +1051,7 @@ def check_params(params, layers, name='params', finite=False):
                 entry = f"{name}[{i - 1}][{key!r}], a parameter of layer {i} ({layers[i]['type']}),"
                 try:
                     found = np.asarray(params[i - 1][key])
-                except (KeyError, TypeError):
+                except (LookupError, TypeError):
                     raise ValueError(f'{entry} is missing; expected an array of shape {shape}') from None
                 _check_equal(f'{entry} has shape', found.shape, shape)
                 if finite and not np.isfinite(found).all():

@@ -81,6 +81,7 @@ RULES = [
     (lambda: train(params=params(5, w=np.zeros((5, 3)))), ["params[5]['w']", 'IP', '(5, 3)', '(3, 5)']),
     (lambda: train(params=params(7, b=np.zeros((2, 1)))), ["params[7]['b']", 'LOSS', '(2, 1)', '(2,)']),
     (lambda: train(params={**params(1), 5: None}), ['params[5]', 'IP']),
+    (lambda: train(params={**params(1), 5: np.zeros(3)}), ['params[5]', 'IP']),
     (lambda: train(params={1: params(1)[1]}), ["params[3]['w']", 'CONV']),
     (lambda: train(params=None), ['params', 'None', 'dict']),
     # Data and labels
