@@ -505,13 +505,13 @@ def wait(condition):
 
 
 @has_filter
-@pytest.mark.skipif(os.geteuid() != 0, reason='root alone has other users')
+@pytest.mark.skipif(not AS_NOBODY, reason='there is no other user')
 def test_shared_memory_ends_with_its_user(folder):
     """It outlives the processes that made it; in a namespace it would not."""
     source = LOOPS + ('\nimport ctypes\nlibc = ctypes.CDLL(None)\n'
                       'made = [libc.shmget(0, 4096, 0o1600), libc.semget(0, 1, 0o1600), libc.msgget(0, 0o1600)]\n'
                       'def relu_forward(*a):\n    raise ValueError(made)\n')
-    process = grader(folder, 'shared memory', denied=['unshare']).source(source)
+    process = grader(folder, 'shared memory', user=0, denied=['unshare']).source(source)
     made = map(int, re.search(r'ValueError: \[(\d+), (\d+), (\d+)\]', process.stdout).groups())
     for name, number in zip(('shm', 'sem', 'msg'), made):
         there = {int(line.split()[1]) for line in Path('/proc/sysvipc', name).read_text().splitlines()[1:]}
