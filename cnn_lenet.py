@@ -1,9 +1,9 @@
 """LeNet from scratch: a convolutional net in NumPy, trained by SGD with momentum.
 
 This is the whole of CMU 10-601's homework 7 (spring 2017) in one module, in the order in which one would explain it:
-data, parameters, layers (each forward beside its backward), loss, network, solver, gradient check, saving. Section,
-question and equation numbers are the handout's. The last two sections can be skipped at a first reading: what is
-checked, and how the work is spread over the cores.
+data, parameters, layers (each forward beside its backward), loss, network, solver, gradient check. Section, question
+and equation numbers are the handout's. The last sections can be skipped at a first reading: what is checked, and what
+makes it fast.
 
 Shapes are written the same way everywhere:
 
@@ -18,21 +18,16 @@ same gradient of a layer's input, which a backward function returns for the laye
 dict `layers` with the integer keys 1..l, its parameters a dict `params` whose key i-1 (not i, as in the handout's text)
 holds the {'w': ..., 'b': ...} of layer i. Backward functions take `input`, `layer` and `param` as forward functions do.
 
-No function changes its arguments. Results have the precision of the arguments; layers turn whole numbers into float64.
-What does not fit together raises ValueError; a key missing in what a layer function is given raises KeyError.
+No function changes its arguments. Results have the precision of the arguments; layers convert integers to float64.
+Mismatched arguments raise ValueError; a key missing in what a layer function is given raises KeyError.
 """
 
 import concurrent.futures
 import contextlib
 import ctypes
 import functools
-import glob
-import hashlib
-import io
-import json
 import os
 import pathlib
-import secrets
 import threading
 
 import numpy as np
@@ -62,7 +57,6 @@ def load_mnist(fullset=True, dtype=np.float64, rng=np.random):
     (m,) with the digits 0..9; m is 50,000, 10,000 and 10,000, or 2,500, 500 and 500.
     Raises FileNotFoundError if there is no such file, ValueError if it is damaged or not MNIST.
     """
-    _check_float(dtype)
     train, test = _read_mnist_file()
     train_order, test_order = np.arange(60000), np.arange(10000)
     rng.shuffle(train_order)
@@ -87,6 +81,8 @@ def _read_mnist_file():
                 if images.shape != (count, 784) or images.dtype != np.uint8:
                     raise ValueError('these are other images')
                 parts.append((images, np.repeat(np.arange(10), [len(rows) for rows in digits])))
+        except MemoryError:
+            raise
         except Exception:  # scipy raises all sorts of errors on a damaged file
             raise ValueError(f'{MNIST_FILE}: damaged, or not MNIST; expected a MAT-file with train0..train9 (60,000 '
                              'images) and test0..test9 (10,000), uint8, one row of 784 pixels per image') from None
@@ -109,39 +105,57 @@ def init_convnet(layers, dtype=np.float64, rng=np.random):
     Weights are uniform in +-sqrt(3 / (h*w*c)), where (h, w, c) is the layer's input feature map, or, in an inner
     product with `init_type` 'gaussian', normal with sqrt(3 / (h*w*c)) as standard deviation. Biases are 0.
     """
-    _check_float(dtype)
-    shapes = feature_map_shapes(layers)
-    _check_init_types(layers)
+    shapes, w_shapes = _shapes(layers)
     params = {}
-    for i, (w_shape, b_shape) in _param_shapes(layers, shapes).items():
-        layer, scale = layers[i], np.sqrt(3 / np.prod(shapes[i - 1]))
-        if layer['type'] == 'IP' and layer['init_type'] == 'gaussian':
+    for i, w_shape in w_shapes.items():
+        scale = np.sqrt(3 / np.prod(shapes[i - 1]))
+        init_type = layers[i].get('init_type') if layers[i]['type'] == 'IP' else 'uniform'
+        if init_type == 'uniform':
+            w = 2 * scale * rng.uniform(size=w_shape) - scale
+        elif init_type == 'gaussian':
             w = scale * rng.standard_normal(w_shape)
         else:
-            w = 2 * scale * rng.uniform(size=w_shape) - scale
-        params[i - 1] = {'w': w.astype(dtype), 'b': np.zeros(b_shape, dtype)}
+            raise ValueError(f"layer {i} (IP) has init_type {init_type!r}; expected 'uniform' or 'gaussian'")
+        params[i - 1] = {'w': w.astype(dtype), 'b': np.zeros(w_shape[-1:], dtype)}
     return params
 
 
 def feature_map_shapes(layers):
     """Shape (h, w, c) of the output of every layer but LOSS: dict, keys 1..l-1 as in `layers` (section 2)."""
+    return _shapes(layers)[0]
+
+
+def _shapes(layers):
+    """(h, w, c) of every layer's output, keys 1..l-1; and the shape of every layer's w, keys 2..l.
+
+    The shape of w is (rows, num), and b is (num,); a layer without parameters has (0,) for both.
+    """
     _check_layers(layers)
-    shapes = {1: (layers[1]['height'], layers[1]['width'], layers[1]['channel'])}
-    for i in range(2, len(layers)):
-        layer, (h, w, c) = layers[i], shapes[i - 1]
+    shapes, w_shapes = {1: tuple(layers[1][key] for key in ('height', 'width', 'channel'))}, {}
+    for i in range(2, len(layers) + 1):
         try:
-            if layer['type'] == 'CONV':
-                _check_group(layer, c)
-                shapes[i] = (*_output_size(h, w, layer), layer['num'])
-            elif layer['type'] == 'POOLING':
-                shapes[i] = (*_output_size(h, w, layer), c)
-            elif layer['type'] == 'RELU':
-                shapes[i] = h, w, c
-            elif layer['type'] == 'IP':
-                shapes[i] = 1, 1, layer['num']
+            shapes[i], w_shapes[i] = _layer_shapes(layers[i], *shapes[i - 1])
         except ValueError as error:
-            raise ValueError(f"layer {i} ({layer['type']}): {error}") from None
-    return shapes
+            raise ValueError(f"layer {i} ({layers[i]['type']}): {error}") from None
+    del shapes[len(layers)]                            # the output of LOSS is a number
+    return shapes, w_shapes
+
+
+def _layer_shapes(layer, h, w, c):
+    """Of a layer whose input is (h, w, c): the shape of its output, and that of its w."""
+    if layer['type'] == 'CONV':
+        _check_group(layer, c)
+        rows, num = layer['k'] ** 2 * c // layer.get('group', 1), layer['num']
+        return (*_output_size(h, w, layer), num), (rows, num)
+    if layer['type'] == 'POOLING':
+        return (*_output_size(h, w, layer), c), (0,)
+    if layer['type'] == 'RELU':
+        return (h, w, c), (0,)
+    if layer['type'] == 'IP':
+        return (1, 1, layer['num']), (h * w * c, layer['num'])
+    if layer['type'] == 'LOSS':
+        return (), (h * w * c, layer['num'] - 1)
+    raise ValueError('no shapes are known of such a layer; expected a branch for its type in _layer_shapes')
 
 
 def _output_size(h, w, layer):
@@ -151,22 +165,6 @@ def _output_size(h, w, layer):
     return (h + 2 * pad - k) // stride + 1, (w + 2 * pad - k) // stride + 1
 
 
-def _param_shapes(layers, shapes):
-    """Shapes of (w, b) of every layer but DATA: dict, keys 2..l as in `layers`; (0,) where there are no parameters."""
-    result = {}
-    for i in range(2, len(layers) + 1):
-        layer, (h, w, c) = layers[i], shapes[i - 1]
-        if layer['type'] == 'CONV':
-            result[i] = (layer['k'] ** 2 * c // layer['group'], layer['num']), (layer['num'],)
-        elif layer['type'] == 'IP':
-            result[i] = (h * w * c, layer['num']), (layer['num'],)
-        elif layer['type'] == 'LOSS':
-            result[i] = (h * w * c, layer['num'] - 1), (layer['num'] - 1,)
-        else:
-            result[i] = (0,), (0,)
-    return result
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # What the layers share
 # ---------------------------------------------------------------------------------------------------------------
@@ -174,7 +172,6 @@ def _param_shapes(layers, shapes):
 
 def _columns(structure):
     """The data of a structure as floats, (h*w*c, n)."""
-    _check_structure(structure)
     return _floats(structure['data'])
 
 
@@ -191,7 +188,7 @@ def _structure(data, h, w, c):
 
 
 def _diff(output, rows, n):
-    """The gradient with respect to what a layer returned, as floats, (rows, n)."""
+    """The gradient with respect to a layer's output, as floats, (rows, n)."""
     diff = _floats(output['diff'])
     _check_equal('diff has shape', diff.shape, (rows, n))
     return diff
@@ -395,26 +392,33 @@ def pooling_layer_forward(input, layer):
 
     Returns output: structure, data (h_out*w_out*c, n).
     """
-    largest = _window_maxima(_feature_map(input), layer)                         # (h_out, w_out, c, n)
+    x = _feature_map(input)                                                      # (h, w, c, n)
+    first, *others = _places(layer, *_output_size(*x.shape[:2], layer))
+    largest = x[first].copy()                                                    # (h_out, w_out, c, n)
+    for place in others:
+        np.maximum(largest, x[place], out=largest)     # NaN if either is
     return _structure(largest, *largest.shape[:3])
 
 
 def pooling_layer_backward(output, input, layer):
     """Max pooling, backward: each window's gradient goes to its largest element (eq. 8, Q4).
 
-    output  structure with `diff` (h_out*w_out*c, n), the gradient with respect to the output
+    output  structure with `diff` (h_out*w_out*c, n), the gradient with respect to the output; `data` are the maxima,
+            which are computed again if it is not there
 
     Returns input_od (h*w*c, n). Of several equal maxima the first in row-major order gets the whole gradient;
     where windows overlap, an element that is the maximum of several gets the sum.
     """
     x = _feature_map(input)
-    largest = _window_maxima(x, layer)
-    h_out, w_out, c, n = largest.shape
-    diff = _diff(output, h_out * w_out * c, n).reshape(largest.shape)
+    h_out, w_out = _output_size(*x.shape[:2], layer)
+    c, n = x.shape[2:]
+    diff = _diff(output, h_out * w_out * c, n).reshape(h_out, w_out, c, n)
+    maxima = output['data'] if 'data' in output else pooling_layer_forward(input, layer)['data']
+    maxima = np.reshape(maxima, diff.shape)
     od = np.zeros(x.shape, diff.dtype)
     waiting = np.ones(diff.shape, bool)                # windows whose largest element has not been met yet
     for place in _places(layer, h_out, w_out):
-        chosen = x[place] == largest
+        chosen = x[place] == maxima
         chosen &= waiting
         waiting ^= chosen
         if layer['stride'] >= layer['k']:              # no overlap, so nothing to add up: saves 3 % of an iteration
@@ -422,15 +426,6 @@ def pooling_layer_backward(output, input, layer):
         else:
             od[place] += diff * chosen
     return od.reshape(-1, n)
-
-
-def _window_maxima(x, layer):
-    """The largest value of every window of x (h, w, c, n): (h_out, w_out, c, n). A NaN in a window gives NaN."""
-    first, *others = _places(layer, *_output_size(*x.shape[:2], layer))
-    largest = x[first].copy()
-    for place in others:
-        np.maximum(largest, x[place], out=largest)
-    return largest
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -556,31 +551,38 @@ def forward(params, layers, data):
 
     Returns outputs: dict, keys 1..l-1 as in `layers`, the structure that each layer returns.
     """
-    shapes, data = _check_network(params, layers, data)
+    shapes, params, data = _check_network(params, layers, data)
     return _forward(params, layers, shapes, data, 1, len(layers) - 1)
 
 
-def _forward(params, layers, shapes, data, first, last, look_for_nan=False):
-    """The outputs of the layers first..last: dict. `data` is the output of layer `first`, which is not computed.
+def _functions():
+    """What computes each type of layer, looked up when it is called: dict, type -> (forward, backward).
 
-    look_for_nan: raise ValueError if a layer function is the first to give numbers that are nan or infinite.
+    A new type of layer is two such functions, a row here, and its shapes in `_layer_shapes`. If it has a w, its
+    functions get `param` and return `param_grad` as those of an inner product do.
     """
+    return {'CONV': (conv_layer_forward, conv_layer_backward),
+            'POOLING': (pooling_layer_forward, pooling_layer_backward),
+            'RELU': (relu_forward, relu_backward),
+            'IP': (inner_product_forward, inner_product_backward)}
+
+
+def _forward(params, layers, shapes, data, first, last):
+    """The outputs of the layers first..last: dict. `data` is the output of layer `first`, which is not computed."""
     # A copy: the columns become contiguous, and a layer that changes its input does not change the caller's array.
     outputs = {first: _structure(np.array(data, order='C'), *shapes[first])}
     for i in range(first + 1, last + 1):
-        layer, below = layers[i], outputs[i - 1]
-        if layer['type'] == 'CONV':
-            output = conv_layer_forward(below, layer, params[i - 1])
-        elif layer['type'] == 'POOLING':
-            output = pooling_layer_forward(below, layer)
-        elif layer['type'] == 'RELU':
-            output = relu_forward(below, layer)
-        elif layer['type'] == 'IP':
-            output = inner_product_forward(below, layer, params[i - 1])
-        outputs[i] = _check_forward(i, layer, output, shapes[i], data.shape[1])
-        if look_for_nan:
-            _check_numbers(i, layer, 'forward', outputs[i], below, params.get(i - 1))
+        function, _ = _functions()[layers[i]['type']]
+        given = dict(outputs[i - 1])
+        output = function(given, layers[i], *_param(params, i))
+        _check_unchanged(i, function, given, outputs[i - 1])
+        outputs[i] = _check_forward(i, function, output, shapes[i], data.shape[1])
     return outputs
+
+
+def _param(params, i):
+    """The parameters of layer i for the functions that get them: in a list of one, which is empty if it has none."""
+    return [params[i - 1]] if i - 1 in params else []
 
 
 def predict(params, layers, data, threads=None):
@@ -591,22 +593,21 @@ def predict(params, layers, data, threads=None):
 
     Returns (num, n): column j sums to 1; the index of its largest element is the prediction for image j.
     """
-    shapes, data = _check_network(params, layers, data)
+    shapes, params, data = _check_network(params, layers, data)
     last = len(layers)
-    spatial = max(i for i, layer in layers.items() if layer['type'] in ('DATA', 'CONV', 'POOLING'))
+    features = min(i for i, layer in layers.items() if layer['type'] in ('IP', 'LOSS')) - 1
     wb = np.vstack([params[last - 1]['w'], params[last - 1]['b']])
 
     def probabilities(block):
         # Convolutions are fastest on a few columns, whose feature maps fit in the cache; inner products on many, for
         # which the weights are read once. Together this takes two thirds of the time of blocks of 32 for all layers.
         x = data[:, block]
-        features = [_forward(params, layers, shapes, x[:, few], 1, spatial)[spatial]['data']
-                    for few in _blocks(x.shape[1], 64)]
-        top = _forward(params, layers, shapes, np.hstack(features), spatial, last - 1)[last - 1]['data']
-        return np.exp(_log_probabilities(wb, top))
+        x = np.hstack([_forward(params, layers, shapes, x[:, few], 1, features)[features]['data']
+                       for few in _blocks(x.shape[1], 64)])
+        x = _forward(params, layers, shapes, x, features, last - 1)[last - 1]['data']
+        return np.exp(_log_probabilities(wb, x))
 
-    with _one_blas_thread():
-        return np.hstack(list(_spread(probabilities, _blocks(data.shape[1], 256), threads)))
+    return np.hstack(list(_spread(probabilities, _blocks(data.shape[1], 256), threads)))
 
 
 def conv_net(params, layers, data, labels, threads=None):
@@ -619,53 +620,41 @@ def conv_net(params, layers, data, labels, threads=None):
     Returns cp, with `cost` (mean negative log-likelihood) and `percent` (share of right answers, 0..1), and
     param_grad, in the shapes of `params`, the gradient of the mean cost.
     """
-    shapes, data = _check_network(params, layers, data)
+    shapes, params, data = _check_network(params, layers, data)
     labels = _check_batch(layers, data, labels)
     n = len(labels)
 
     def block_sums(block):
         return _forward_backward(params, layers, shapes, data[:, block], labels[block], n)
 
+    # Added up in the order of the columns, whichever thread finishes first: same seed, same digits.
+    # A product of 16 columns takes about as long as one of 32.
     cost, right, param_grad = 0, 0, None
-    with _one_blas_thread():
-        # Added up in the order of the columns, whichever thread finishes first: same seed, same digits. Of blocks of
-        # 16 columns, a product takes about as long as of 32.
-        for block_cost, block_right, block_grad in _spread(block_sums, _blocks(n, 32), threads):
-            cost, right = cost + block_cost, right + block_right
-            param_grad = block_grad if param_grad is None else {
-                i: {key: param_grad[i][key] + block_grad[i][key] for key in 'wb'} for i in param_grad}
-    if not all(np.isfinite(x).all() for grad in param_grad.values() for x in grad.values()):
-        # Once more, to find the layer function that is to blame: code that is right does not pay for the search.
-        _forward_backward(params, layers, shapes, data, labels, n, look_for_nan=True)
+    for block_cost, block_right, block_grad in _spread(block_sums, _blocks(n, 32), threads):
+        cost, right = cost + block_cost, right + block_right
+        param_grad = block_grad if param_grad is None else {
+            i: {key: param_grad[i][key] + block_grad[i][key] for key in 'wb'} for i in param_grad}
     return {'cost': float(cost), 'percent': right / n}, param_grad
 
 
-def _forward_backward(params, layers, shapes, data, labels, n, look_for_nan=False):
+def _forward_backward(params, layers, shapes, data, labels, n):
     """What these columns add to cost, number of right answers and param_grad of a minibatch of n columns."""
     last = len(layers)
-    outputs = _forward(params, layers, shapes, data, 1, last - 1, look_for_nan)
+    outputs = _forward(params, layers, shapes, data, 1, last - 1)
     wb = np.vstack([params[last - 1]['w'], params[last - 1]['b']])
     nll, g, od, percent = mlrloss(wb, outputs[last - 1]['data'], labels, layers[last]['num'], 1)
     g, od = g / n, od / n                              # from here on all gradients are those of the mean cost
 
     param_grad = {i: {'w': np.array([], g.dtype), 'b': np.array([], g.dtype)} for i in range(1, last)}
     param_grad[last - 1] = {'w': g[:-1], 'b': g[-1]}
-    # Nothing below the lowest layer that has parameters needs a gradient.
-    lowest = min(i for i, layer in layers.items() if layer['type'] in ('CONV', 'IP', 'LOSS'))
+    lowest = min(params) + 1                           # the lowest layer that has any: below it, no gradient is needed
     for i in range(last - 1, lowest - 1, -1):
-        layer, below, output = layers[i], outputs[i - 1], {**outputs[i], 'diff': od}
-        if layer['type'] == 'CONV':
-            found = conv_layer_backward(output, below, layer, params[i - 1], need_input_od=i > lowest)
-        elif layer['type'] == 'POOLING':
-            found = pooling_layer_backward(output, below, layer)
-        elif layer['type'] == 'RELU':
-            found = relu_backward(output, below, layer)
-        elif layer['type'] == 'IP':
-            found = inner_product_backward(output, below, layer, params[i - 1])
-        grad, od = _check_backward(i, layer, found, below, params.get(i - 1))
+        _, function = _functions()[layers[i]['type']]
+        output, param = {**outputs[i], 'diff': od}, _param(params, i)
+        options = {'need_input_od': i > lowest} if layers[i]['type'] == 'CONV' else {}
+        found = function(output, outputs[i - 1], layers[i], *param, **options)
+        grad, od = _check_backward(i, function, found, outputs[i - 1], param, i > lowest)
         param_grad[i - 1].update(grad)
-        if look_for_nan:
-            _check_numbers(i, layer, 'backward', {**grad, 'od': od}, output, below, params.get(i - 1))
     return nll / n, round(percent * len(labels)), param_grad
 
 
@@ -689,7 +678,6 @@ def sgd_momentum(w_rate, b_rate, mu, decay, params, param_winc, param_grad):
 
     Returns params_ and param_winc_, new dicts.
     """
-    _check_solver(params, param_winc, param_grad)
     # Python's own floats: a rate that is a np.float64 would turn float32 parameters into float64.
     w_rate, b_rate, mu, decay = float(w_rate), float(b_rate), float(mu), float(decay)
     params_, param_winc_ = {}, {}
@@ -718,9 +706,10 @@ def finite_difference(output, input, h, forward=relu_forward):
 
     Returns input_od_approx, in the shape of input['data']: for every element x of it, (f(x + h) - f(x)) / h with
     f = sum(output['diff'] * forward(x)['data']). Compare with the input_od of a backward function. It is computed
-    in float64, one forward pass per element (for ReLU, the default as in the handout, one for all).
+    in float64, one forward pass per element (for ReLU, the default as in the handout, one for all). At a kink it is the
+    slope to the right: where a ReLU's input is exactly 0, or two elements of a pooling window are equal, a right
+    input_od may differ from it.
     """
-    _check_difference(output, h)
     data = _columns(input)
     x = data.astype(np.float64)
     before = forward({**input, 'data': x.copy()})['data']
@@ -742,16 +731,18 @@ def finite_difference(output, input, h, forward=relu_forward):
 
 
 def check_gradients(params, layers, data, labels, count=10, rng=None, h=1e-7):
-    """Compare the gradients of `conv_net` with central differences of its cost, (f(x + h) - f(x - h)) / 2h.
+    """Compare the gradients of `conv_net` with finite differences of its cost f.
 
     params, layers, data, labels   as for `conv_net`
     count   how many entries of each w and b are compared, chosen at random
     rng     source of random numbers, as for `load_mnist`; by default one that chooses the same entries every time
     h       the small step
 
-    Returns a dict: for every layer i that has parameters its largest error, max |exact - approximate| over the entries
-    of w and b, relative to the largest of them. Right gradients give 1e-6 or less. If all of them are 0, which proves
-    nothing, the error is nan. Computed in float64.
+    Returns a dict: for every layer i that has parameters its largest error over these entries, relative to the largest
+    of their gradients. Right gradients give 1e-6 or less. If all are 0, which proves nothing, the error is nan.
+    The error is how far a gradient lies outside the interval between the slopes to the left, (f(x) - f(x - h)) / h, and
+    to the right, (f(x + h) - f(x)) / h. Nearly always both are the same; at a kink (a bias of 0 above a blank patch of
+    the image: many inputs of a ReLU are exactly 0) every value between them is right. Computed in float64.
     """
     rng = np.random.RandomState(0) if rng is None else rng
     params = {i: {key: np.array(value, np.float64) for key, value in param.items()} for i, param in params.items()}
@@ -762,203 +753,36 @@ def check_gradients(params, layers, data, labels, count=10, rng=None, h=1e-7):
         value.flat[index] += step
         return conv_net({**params, i: {**params[i], key: value}}, layers, data, labels)[0]['cost']
 
-    _, param_grad = conv_net(params, layers, data, labels)
+    cp, param_grad = conv_net(params, layers, data, labels)
     errors = {}
     for i, param in params.items():
-        exact, approximate = [], []
+        exact, slopes = [], []
         for key, value in param.items():
             for index in rng.permutation(value.size)[:count]:
                 exact.append(param_grad[i][key].flat[index])
-                approximate.append((cost_with(i, key, index, h) - cost_with(i, key, index, -h)) / (2 * h))
+                slopes.append(((cp['cost'] - cost_with(i, key, index, -h)) / h,
+                               (cost_with(i, key, index, h) - cp['cost']) / h))
         if exact:
-            largest = np.abs([exact, approximate]).max()
-            errors[i + 1] = float(np.abs(np.subtract(exact, approximate)).max() / largest) if largest else np.nan
+            outside = np.abs(exact - np.clip(exact, np.min(slopes, axis=1), np.max(slopes, axis=1)))
+            largest = max(np.abs(exact).max(), np.abs(slopes).max())
+            errors[i + 1] = float(outside.max() / largest) if largest else np.nan
     return errors
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Saving (section 7)
-# ---------------------------------------------------------------------------------------------------------------
-
-# A MAT-file begins with 116 bytes of free text, which MATLAB, Octave and scipy skip. Ours holds the digest of
-# everything else in the file, so that a damaged file is recognised before anything in it is trusted.
-_HEADER = b'MATLAB 5.0 MAT-file, LeNet in NumPy, sha256 '
-_DIGEST = slice(len(_HEADER), len(_HEADER) + 64)
-
-
-def save_params(path, params, **extra):
-    """Save parameters, and whatever belongs to them, as a MAT-file that MATLAB and Octave open (section 7).
-
-    path    the file; what is there is replaced only once the new file is complete and on disk
-    params  dict, keys 1..l-1: a cell array in Octave, so that params{i}.w is the w of params[i]
-    extra   more variables: numbers, strings, arrays of one or two dimensions, dicts with names as keys (structs in
-            Octave) or with the keys 1..m (cell arrays)
-
-    Raises OSError if the file cannot be written (what was there is still there), TypeError for a value of another kind.
-    """
-    layout = {}
-    variables = {name: _to_mat(value, name, layout) for name, value in {'params': params, **extra}.items()}
-    buffer = io.BytesIO()
-    scipy.io.savemat(buffer, {**variables, 'numpy_layout': json.dumps(layout)}, oned_as='column', long_field_names=True)
-    content = bytearray(buffer.getbuffer())
-    content[:116] = _HEADER.ljust(116)
-    content[_DIGEST] = _digest(content)
-    write_whole(path, content)
-
-
-def load_params(path):
-    """Load what `save_params` saved: (params, extra), extra a dict of the other variables.
-
-    Numbers (as Python's own), strings, dicts and arrays come back as they were, in their order in memory too; but True
-    and False come back as 1 and 0, float16 as float64. A MAT-file from elsewhere is loaded if it holds `params` as
-    `save_params` describes them; other arrays of one column then come back with one dimension. Nothing in the file is
-    executed.
-    Raises FileNotFoundError if there is no such file, OSError if it cannot be read, ValueError if it is damaged or
-    holds no parameters.
-    """
-    with open(path, 'rb') as file:
-        content = file.read()
-    if content.startswith(_HEADER) and content[_DIGEST] != _digest(content):
-        raise ValueError(f'{path}: damaged or cut short; its {len(content)} bytes do not match their checksum')
-    try:
-        variables = scipy.io.loadmat(io.BytesIO(content), struct_as_record=False)
-        layout = json.loads(str(variables.pop('numpy_layout', ['{}'])[0]))
-        extra = {name: _from_mat(value, name, layout) for name, value in variables.items() if not name.startswith('__')}
-        return {i: _as_param(param) for i, param in extra.pop('params').items()}, extra
-    except Exception as error:  # scipy raises all sorts of errors on foreign files
-        raise ValueError(f'{path}: not a saved model, a MAT-file in which params{{i}} has w (rows, num) and b (num); '
-                         f'{type(error).__name__}: {error}') from None
-
-
-def _digest(content):
-    """SHA-256, in hexadecimal, of a saved file but for the place where the digest itself stands."""
-    return hashlib.sha256(content[:_DIGEST.start] + content[_DIGEST.stop:]).hexdigest().encode()
-
-
-def _to_mat(value, name, layout):
-    """A value as scipy saves it: dicts with the keys 1..m as cell arrays, other dicts as structs.
-
-    A MAT-file knows neither arrays of one dimension nor C and Fortran order: `layout` keeps both for each array.
-    """
-    if isinstance(value, dict) and value and all(isinstance(key, (int, np.integer)) for key in value):
-        if sorted(value) != list(range(1, len(value) + 1)):
-            raise TypeError(f'cannot save a dict with the keys {sorted(value)}; expected names or 1..m')
-        cells = np.empty((1, len(value)), object)
-        for key in value:
-            cells[0, key - 1] = _to_mat(value[key], f'{name}.{key}', layout)
-        return cells
-    if isinstance(value, dict):
-        return {str(key): _to_mat(item, f'{name}.{key}', layout) for key, item in value.items()}
-    if isinstance(value, str):
-        return value
-    value = np.asarray(value)
-    if value.dtype.kind not in 'biuf' or value.ndim > 2:
-        raise TypeError(f'cannot save a value of type {value.dtype} with {value.ndim} dimensions; '
-                        'expected numbers, strings, dicts or arrays of one or two dimensions')
-    layout[name] = [value.shape, 'F' if np.isfortran(value) else 'C']
-    return value
-
-
-def _from_mat(value, name, layout):
-    """The reverse of `_to_mat`. An array that `layout` does not know has two dimensions, one if it is a column."""
-    if value.dtype == object and value.size and isinstance(value.flat[0], scipy.io.matlab.mat_struct):
-        struct = value.flat[0]
-        return {field: _from_mat(getattr(struct, field), f'{name}.{field}', layout) for field in struct._fieldnames}
-    if value.dtype == object:
-        return {i: _from_mat(cell, f'{name}.{i}', layout) for i, cell in enumerate(value.ravel(), 1)}
-    if value.dtype.kind == 'U':
-        return str(value[0]) if value.size else ''
-    shape, order = layout.get(name, (None, 'C'))
-    if shape is None or np.prod(shape) != value.size:
-        shape = () if value.size == 1 else (value.size,) if value.shape[1] <= 1 else value.shape
-    value = np.array(value.reshape(shape), order=order)
-    return value.item() if value.ndim == 0 else value
-
-
-def _as_param(param):
-    """A loaded {'w': ..., 'b': ...} as w (rows, num) and b (num,), whatever dimensions a MAT-file gave them."""
-    num = np.size(param['b'])
-    if num > 1 and num not in np.shape(param['b']):
-        raise ValueError(f"b is {_brief(param['b'])}")
-    return {'w': np.reshape(param['w'], (-1, num) if num else 0), 'b': np.reshape(param['b'], num)}
-
-
-def write_whole(path, content):
-    """Write bytes to a file: it then holds all of them, or, whatever happens meanwhile, what it held before.
-
-    Raises OSError if that fails.
-    """
-    path = os.path.realpath(path)
-    try:
-        _remove_leftovers(path)
-        with _temporary_file(path) as file:
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                if not fcntl:                          # Windows replaces no file that is open
-                    file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                os.remove(file.name)
-                raise
-    except OSError as error:
-        raise OSError(error.errno, f'cannot save: {error.strerror}', path) from None
-
-
-def _temporary_file(path):
-    """A new file in the folder of `path`, so that it can take its place; locked for as long as it is being written."""
-    while True:
-        file = open(f'{path}.{secrets.token_hex(4)}.tmp', 'xb')
-        if _lock(file) is not False and os.path.exists(file.name):      # nobody has taken it for a leftover
-            return file
-        file.close()
-
-
-def _remove_leftovers(path):
-    """Remove the temporary files of saves that were killed: those that nobody has locked."""
-    for name in glob.glob(glob.escape(path) + '.????????.tmp'):
-        with contextlib.suppress(OSError), open(name, 'rb') as file:
-            if _lock(file):
-                os.remove(name)
-
-
-def _lock(file):
-    """Lock a file until it is closed. Returns False if somebody else has, None if its file system has no locks."""
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # What is checked
 #
 # A reader who skips this section misses the rules that layers, parameters, data and labels follow, and what the network
-# expects of a layer function. Nothing is computed here, though some checks return what they looked up or converted.
-# They are for what would otherwise give a wrong result silently, or an error that comes late or says little.
+# expects of a layer function. Each check prevents a silently wrong result, or an error that comes late or says little.
 # ---------------------------------------------------------------------------------------------------------------
 
-# The keys that each type of layer needs, and the least value that makes sense.
+# The keys that a layer needs, and the least value that makes sense.
 _LAYER_KEYS = {
     'DATA': {'height': 1, 'width': 1, 'channel': 1, 'batch_size': 1},
-    'CONV': {'num': 1, 'k': 1, 'stride': 1, 'pad': 0, 'group': 1},
+    'CONV': {'num': 1, 'k': 1, 'stride': 1, 'pad': 0},
     'POOLING': {'k': 1, 'stride': 1, 'pad': 0},
     'IP': {'num': 1},
-    'RELU': {},
     'LOSS': {'num': 2},
-}
-
-# What computes each type of layer, with the question that asks for it.
-_FUNCTIONS = {
-    'CONV': {'forward': 'conv_layer_forward', 'backward': 'conv_layer_backward'},
-    'POOLING': {'forward': 'pooling_layer_forward (Q1)', 'backward': 'pooling_layer_backward (Q4)'},
-    'RELU': {'forward': 'relu_forward (Q2)', 'backward': 'relu_backward (Q5)'},
-    'IP': {'forward': 'inner_product_forward (Q3)', 'backward': 'inner_product_backward (Q6)'},
 }
 
 
@@ -970,24 +794,15 @@ def _check_layers(layers):
         raise ValueError(f'layers is {_brief(layers)}; expected a dict with the integers 1, 2, ..., l as keys')
     for i, layer in layers.items():
         kind = layer.get('type') if isinstance(layer, dict) else None
-        allowed = {1: ['DATA'], len(layers): ['LOSS']}.get(i, ['CONV', 'POOLING', 'RELU', 'IP'])
+        allowed = {1: ['DATA'], len(layers): ['LOSS']}.get(i, list(_functions()))
         if kind not in allowed:
             raise ValueError(f'layer {i} has type {_brief(kind)}; expected {" or ".join(map(repr, allowed))} '
                              '(DATA is the first layer, LOSS the last)')
-        for key, least in _LAYER_KEYS[kind].items():
+        for key, least in _LAYER_KEYS.get(kind, {}).items():
             if key not in layer:
                 raise ValueError(f'layer {i} ({kind}) lacks the key {key!r}; '
                                  f'expected type, {", ".join(_LAYER_KEYS[kind])}')
             _check_count(f'layer {i} ({kind}) has {key}', layer[key], least)
-
-
-def _check_init_types(layers):
-    for i, layer in layers.items():
-        if layer['type'] == 'IP' and 'init_type' not in layer:
-            raise ValueError(f"layer {i} (IP) lacks the key 'init_type'; expected 'uniform' or 'gaussian'")
-        if layer['type'] == 'IP' and layer['init_type'] not in ('uniform', 'gaussian'):
-            raise ValueError(f"layer {i} (IP) has init_type {_brief(layer['init_type'])}; "
-                             "expected 'uniform' or 'gaussian'")
 
 
 def _check_windows(height, width, layer):
@@ -1004,17 +819,15 @@ def _check_windows(height, width, layer):
 
 
 def _check_group(layer, c):
+    """`group`, which may be left out, divides the numbers of channels and of filters."""
+    group = layer.get('group', 1)
+    _check_count('group', group, 1)
     for name, value in (('channel', c), ('num', layer['num'])):
-        if value % layer['group']:
-            raise ValueError(f"group = {layer['group']} does not divide {name} = {value}; expected a divisor")
+        if value % group:
+            raise ValueError(f'group = {group} does not divide {name} = {value}; expected a divisor')
 
 
 # Arguments
-
-def _check_float(dtype):
-    if not np.issubdtype(dtype, np.floating):
-        raise ValueError(f'dtype is {np.dtype(dtype)}; expected a float type such as float32 or float64')
-
 
 def _check_equal(what, found, expected):
     if found != expected:
@@ -1026,48 +839,38 @@ def _check_count(name, value, least):
         raise ValueError(f'{name} = {_brief(value)}; expected a whole number of at least {least}')
 
 
-def _check_structure(structure):
-    """`data` has a row for each of h*w*c, if those are given, and a column for each image."""
-    if not isinstance(structure, dict):
-        raise TypeError(f'a layer was given {_brief(structure)}; expected a structure, a dict with data')
-    shape = np.shape(structure['data'])
-    h, w, c, n = (structure.get(key) for key in ('height', 'width', 'channel', 'batch_size'))
-    if None not in (h, w, c, n) and shape != (h * w * c, n):
-        raise ValueError(f'data has shape {shape}; expected {(int(h * w * c), int(n))}: height {h} * width {w} * '
-                         f'channel {c} rows and batch_size = {n} columns')
-
-
 def check_params(params, layers, name='params', finite=False):
     """Raise ValueError unless `params`, called `name` in the message, fits the layers (and is finite, if it must be).
 
-    Returns the shapes of the feature maps, as `feature_map_shapes` does.
+    Returns the shapes of the feature maps, as `feature_map_shapes` does, and `params` without the entries of layers
+    that have none.
     """
-    shapes = feature_map_shapes(layers)
+    shapes, w_shapes = _shapes(layers)
     if not isinstance(params, dict):
         raise ValueError(f'{name} is {_brief(params)}; expected a dict')
-    for i, expected in _param_shapes(layers, shapes).items():
-        for key, shape in zip('wb', expected):
-            if shape != (0,):                          # the entries of a layer without parameters may be missing
-                entry = f"{name}[{i - 1}][{key!r}], a parameter of layer {i} ({layers[i]['type']}),"
-                try:
-                    found = np.asarray(params[i - 1][key])
-                except (LookupError, TypeError):
-                    raise ValueError(f'{entry} is missing; expected an array of shape {shape}') from None
-                _check_equal(f'{entry} has shape', found.shape, shape)
-                if finite and not np.isfinite(found).all():
-                    raise ValueError(f'{entry} has numbers that are nan or infinite')
-    return shapes
+    own = [i for i, w_shape in w_shapes.items() if w_shape != (0,)]
+    for i in own:
+        for key, shape in (('w', w_shapes[i]), ('b', w_shapes[i][-1:])):
+            entry = f"{name}[{i - 1}][{key!r}], a parameter of layer {i} ({layers[i]['type']}),"
+            try:
+                found = np.asarray(params[i - 1][key])
+            except (LookupError, TypeError):
+                raise ValueError(f'{entry} is missing; expected an array of shape {shape}') from None
+            _check_equal(f'{entry} has shape', found.shape, shape)
+            if finite and not np.isfinite(found).all():
+                raise ValueError(f'{entry} has numbers that are nan or infinite')
+    return shapes, {i - 1: params[i - 1] for i in own}
 
 
 def _check_network(params, layers, data):
-    """params and data fit the layers. Returns the shapes of the feature maps, and data as an array."""
-    shapes = check_params(params, layers)
+    """params and data fit the layers. Returns what `check_params` does, and data as an array."""
+    shapes, params = check_params(params, layers)
     data = np.asarray(data)
     h, w, c = map(int, shapes[1])
     if data.ndim != 2 or data.shape[0] != h * w * c or data.shape[1] == 0:
         raise ValueError(f'data has shape {data.shape}; expected {h * w * c} rows (height {h} * width {w} * channel '
                          f'{c}) and a column per image, at least one')
-    return shapes, data
+    return shapes, params, data
 
 
 def _check_batch(layers, data, labels):
@@ -1079,101 +882,66 @@ def _check_batch(layers, data, labels):
 
 
 def _check_labels(y, n, K):
-    """There are n labels in 0..K-1. Returns them as an array of integers."""
+    """There are n labels, whole numbers in 0..K-1. Returns them as an array of integers."""
     y = np.asarray(y)
     if y.shape != (n,):
         raise ValueError(f'labels have shape {y.shape}; expected ({n},), one per column of data')
-    if y.dtype.kind not in 'iu' and not (y.dtype.kind == 'f' and np.all(np.isfinite(y) & (y == np.floor(y)))):
-        raise ValueError(f'labels are {y.dtype} such as {_brief(y[0])}; expected whole numbers')
-    wrong = (y < 0) | (y >= K)
+    wrong = ~np.isin(y, range(K))
     if wrong.any():
-        raise ValueError(f'label {y[wrong][0]} at position {int(wrong.argmax())}; expected labels in 0..{K - 1}')
+        raise ValueError(f'label {y[wrong][0]} at position {int(wrong.argmax())}; expected labels in 0..{K - 1}, '
+                         'whole numbers')
     return y.astype(np.intp, copy=False)
 
 
 def _check_loss(wb, X, K):
-    if X.ndim != 2 or X.shape[1] == 0 or wb.shape != (X.shape[0] + 1, K - 1):
+    if X.ndim != 2 or wb.shape != (X.shape[0] + 1, K - 1):
         raise ValueError(f'wb has shape {wb.shape} for X of shape {X.shape} and K = {K}; '
-                         'expected wb (inputs + 1, K - 1) and X (inputs, n), n at least 1')
-
-
-def _check_solver(params, param_winc, param_grad):
-    """The three have the same keys and shapes: NumPy would stretch an array of one element to any shape."""
-    for name, tree in (('params', params), ('param_winc', param_winc), ('param_grad', param_grad)):
-        if not isinstance(tree, dict):
-            raise ValueError(f'{name} is {_brief(tree)}; expected a dict')
-        if missing := params.keys() - tree.keys():
-            raise ValueError(f'{name} lacks the keys {sorted(missing)}; expected those of params, {sorted(params)}')
-        for i in params:
-            for key in 'wb':
-                found, expected = tree[i][key], params[i][key]
-                if not isinstance(found, np.ndarray) or found.shape != expected.shape:
-                    raise ValueError(f'{name}[{i}][{key!r}] is {_brief(found)}; expected an array'
-                                     + ('' if tree is params else f' of the shape that params has, {expected.shape}'))
-
-
-def _check_difference(output, h):
-    if h == 0:
-        raise ValueError('h is 0; expected a small step such as 1e-6')
-    if not isinstance(output, dict) or 'diff' not in output:
-        raise ValueError(f"output is {_brief(output)}; expected a structure with 'diff', the gradient of the loss with "
-                         'respect to its data')
+                         'expected wb (inputs + 1, K - 1) and X (inputs, n)')
 
 
 # What the layer functions return
 
-def _check_forward(i, layer, output, shape, n):
+def _check_unchanged(i, function, given, below):
+    """A forward function left the structure that it was given as it was."""
+    if any(given.get(key) is not value for key, value in below.items()):
+        raise ValueError(f'layer {i}: {function.__name__} has changed its input; expected an output of its own, '
+                         'such as dict(input, data=...)')
+
+
+def _check_forward(i, function, output, shape, n):
     """A forward function returned a structure of this shape (h, w, c) for n images. Returns it."""
-    keys = 'height', 'width', 'channel', 'batch_size', 'data'
-    if not isinstance(output, dict) or not output.keys() >= set(keys):
-        missing = [key for key in keys if isinstance(output, dict) and key not in output]
-        found = f'a dict without {", ".join(map(repr, missing))}' if missing else _brief(output)
-        raise _wrong_return(i, layer, 'forward', found, f'a dict with {", ".join(keys)}')
-    h, w, c = shape
-    found = output['height'], output['width'], output['channel'], output['batch_size']
-    # The outputs of an inner product may count as num x 1 x 1 as well.
-    if found != (h, w, c, n) and not (layer['type'] == 'IP' and sorted(found[:3]) == [1, 1, c] and found[3] == n):
-        raise _wrong_return(i, layer, 'forward', f'{", ".join(keys[:4])} = {_brief(found)}', (h, w, c, n))
-    _check_array(i, layer, 'forward', 'data', output['data'], (h * w * c, n))
+    keys, (h, w, c) = ('height', 'width', 'channel', 'batch_size'), shape
+    if not isinstance(output, dict) or 'data' not in output:
+        raise _wrong_return(i, function, _brief(output), f"a dict with the keys {[*keys, 'data']}")
+    found = [output.get(key) for key in keys]
+    # Outputs that are single numbers, as those of an inner product, may count as num x 1 x 1 as well.
+    if found != [h, w, c, n] and not (h == w == 1 and found in ([c, 1, 1, n], [1, c, 1, n])):
+        raise _wrong_return(i, function, f'{", ".join(keys)} = {_brief(tuple(found))}', (h, w, c, n))
+    _check_array(i, function, 'data', output['data'], (h * w * c, n))
     return {**output, 'height': h, 'width': w, 'channel': c}
 
 
-def _check_backward(i, layer, found, below, param):
+def _check_backward(i, function, found, below, param, need_input_od):
     """A backward function returned input_od, and before it param_grad if the layer has parameters. Returns both."""
-    grad, od = {}, found
-    if layer['type'] in ('CONV', 'IP'):
-        if not isinstance(found, (tuple, list)) or len(found) != 2 or not isinstance(found[0], dict):
-            raise _wrong_return(i, layer, 'backward', _brief(found),
-                                'param_grad, a dict with w and b, and input_od, an array')
-        grad, od = {key: found[0].get(key) for key in 'wb'}, found[1]
-        for key in 'wb':
-            _check_array(i, layer, 'backward', f'param_grad[{key!r}]', grad[key], param[key].shape)
-    if od is not None or layer['type'] != 'CONV':      # a convolution need not have it
-        _check_array(i, layer, 'backward', 'input_od', od, below['data'].shape)
+    if not param:
+        found = {}, found
+    elif not isinstance(found, (tuple, list)) or len(found) != 2 or not isinstance(found[0], dict):
+        raise _wrong_return(i, function, _brief(found), 'param_grad, a dict with w and b, and input_od, an array')
+    grad, od = found
+    for key in 'wb' if param else '':
+        _check_array(i, function, f'param_grad[{key!r}]', grad.get(key), param[0][key].shape)
+    if need_input_od:
+        _check_array(i, function, 'input_od', od, below['data'].shape)
     return grad, od
 
 
-def _check_array(i, layer, direction, name, found, shape):
+def _check_array(i, function, name, found, shape):
     if not isinstance(found, np.ndarray) or found.shape != shape or found.dtype.kind not in 'fiub':
-        raise _wrong_return(i, layer, direction, f'{name} = {_brief(found)}',
-                            f'an array of shape {tuple(map(int, shape))}')
+        raise _wrong_return(i, function, f'{name} = {_brief(found)}', f'an array of shape {tuple(map(int, shape))}')
 
 
-def _check_numbers(i, layer, direction, found, *given):
-    """The arrays in `found` are finite, if all that the function was given is of moderate size. (What comes of huge
-    numbers is not the function's fault: training has diverged, as the cost shows.)"""
-    def arrays(structure):
-        return [value for value in (structure or {}).values() if isinstance(value, np.ndarray) and value.size]
-
-    if all(np.abs(array).max() < 1e6 for structure in given for array in arrays(structure)):
-        for array in arrays(found):
-            if not np.isfinite(array).all():
-                raise _wrong_return(i, layer, direction, f'{np.count_nonzero(~np.isfinite(array))} numbers of '
-                                    f'{array.size} that are nan or infinite', 'finite numbers')
-
-
-def _wrong_return(i, layer, direction, found, expected):
-    return ValueError(f"layer {i}: {_FUNCTIONS[layer['type']][direction]} returned {found}; expected {expected}")
+def _wrong_return(i, function, found, expected):
+    return ValueError(f'layer {i}: {function.__name__} returned {found}; expected {expected}')
 
 
 def _brief(value):
@@ -1205,33 +973,20 @@ def _blocks(n, size):
 
 def _spread(function, blocks, threads):
     """Yield function(block) for every block, in order. threads: how many share the work, None for one per core."""
-    if threads is None:
-        threads = _free_cores()
-    _check_count('threads', threads, 1)
     _keep_freed_memory()
-    threads = min(len(blocks), threads)
-    errors = np.geterr()
-
-    def in_thread(block):
-        with np.errstate(**errors):                    # the caller's, which hold for its own thread only
-            return function(block)
-
-    for j in range(0, len(blocks), threads):
-        # This thread takes the first block of each round, so that it need not wait to be woken up.
-        others = [_thread_pool(threads - 1, os.getpid()).submit(in_thread, block)
-                  for block in blocks[j + 1:j + threads]]
-        try:
-            own = function(blocks[j])
-        finally:
-            concurrent.futures.wait(others)            # also if this block fails, so that nothing is left running
-        yield own
-        for other in others:
-            yield other.result()
+    with _one_blas_thread() as spreading_pays:
+        if threads is None:
+            threads = _cores() if spreading_pays else 1
+        _check_count('threads', threads, 1)
+        if threads == 1 or len(blocks) == 1:
+            yield from map(function, blocks)
+        else:
+            yield from _thread_pool(threads).map(function, blocks)
 
 
 @functools.cache
-def _thread_pool(threads, process):
-    """Threads that stay, as starting them takes 0.3 ms. process: its number, since a fork does not inherit threads."""
+def _thread_pool(threads):
+    """Threads that stay, as starting them takes 0.3 ms."""
     return concurrent.futures.ThreadPoolExecutor(threads, 'cnn_lenet')
 
 
@@ -1246,10 +1001,8 @@ def _keep_freed_memory():
     np.empty(31 << 20, np.uint8)
 
 
-def _free_cores():
-    """The number of cores we may use, or 1 if we cannot keep BLAS from using them all itself."""
-    if _blas_threads() is None:
-        return 1
+def _cores():
+    """The number of cores that we may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
@@ -1260,10 +1013,13 @@ _blas_state = {'users': 0, 'before': None}             # how many calls are at w
 @contextlib.contextmanager
 def _one_blas_thread():
     """Within this block BLAS uses one thread, since its threads on top of ours are slower than either alone: 32 to
-    58 ms for a minibatch instead of 15 to 20. Afterwards it has as many as before, even where such blocks overlap."""
+    58 ms for a minibatch instead of 15 to 20. Afterwards it has as many as before, even where such blocks overlap.
+
+    Gives whether it does: if not, it may use all cores by itself, and our threads would be in its way.
+    """
     functions = _blas_threads()
-    if functions is None:
-        yield
+    if functions is None:                              # then these two tell it, if they were set before it was loaded
+        yield os.environ.get('OMP_NUM_THREADS') == os.environ.get('VECLIB_MAXIMUM_THREADS') == '1'
         return
     get, put = functions
     with _blas_lock:
@@ -1272,12 +1028,24 @@ def _one_blas_thread():
             put(1)
         _blas_state['users'] += 1
     try:
-        yield
+        yield True
     finally:
         with _blas_lock:
             _blas_state['users'] -= 1
             if _blas_state['users'] == 0:
                 put(_blas_state['before'])
+
+
+def _after_fork():
+    """A forked child has none of its parent's threads, and nobody who would release a lock that they hold."""
+    global _blas_lock
+    _blas_lock = threading.Lock()
+    _blas_state['users'] = 0
+    _thread_pool.cache_clear()
+
+
+if hasattr(os, 'register_at_fork'):                    # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @functools.cache

@@ -20,33 +20,35 @@ error, Ctrl-C or a signal ends a run early, what it has trained is saved, unless
 comes twice.
 """
 
+import os
+import sys
+
+# The network has threads of its own, and those of a BLAS on top of them are slower than either. Each BLAS reads one of
+# these names, once, when NumPy is imported; a program that has imported NumPy before keeps what it has.
+if 'numpy' not in sys.modules:
+    for name in ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'BLIS_NUM_THREADS',
+                 'VECLIB_MAXIMUM_THREADS'):
+        os.environ.setdefault(name, '1')
+
 import argparse
 import contextlib
 import dataclasses
+import faulthandler
+import hashlib
+import io
 import itertools
 import math
-import os
 import shlex
 import signal
-import sys
 import tempfile
 import time
 import warnings
 
 import numpy as np
+import scipy.io
 
 import cnn_lenet
-from cnn_lenet import (
-    check_params,
-    conv_net,
-    get_lr,
-    init_convnet,
-    load_mnist,
-    load_params,
-    predict,
-    save_params,
-    sgd_momentum,
-)
+from cnn_lenet import check_params, conv_net, get_lr, init_convnet, load_mnist, predict, sgd_momentum
 
 # The recipe, under the handout's names. The first seven can be overridden by flags: max_iter by --max-iter, and so on.
 fullset = False          # False: a twentieth of MNIST, True: all of it
@@ -114,17 +116,20 @@ def train(run, flags, data, console):
             minibatch, order = np.split(run.order, [flags.batch_size])
 
             cp, param_grad = conv_net(run.params, run.layers, xtrain[:, minibatch], ytrain[minibatch], flags.threads)
-            rate = get_lr(run.iteration, epsilon, gamma, power)
             if not math.isfinite(cp['cost']):           # nothing is saved, which leaves the last good snapshot
-                sys.exit(f"testLeNet.py: error: the cost is {cp['cost']} at iteration {run.iteration + 1}, with "
-                         f'learning rate {rate:g}: {why_not_finite(run)}')
-            run.params, run.param_winc = sgd_momentum(rate * w_lr, rate * b_lr, mu, weight_decay,
-                                                      run.params, run.param_winc, param_grad)
-            run.order = order                           # only now: after an error above the run is as it was before
-            run.iteration += 1
+                sys.exit(f"testLeNet.py: error: the cost is {cp['cost']} at iteration {run.iteration + 1}: a layer "
+                         'function or sgd_momentum may be wrong (run python -m pytest), or the learning rate is too '
+                         'large')
+            if run.iteration == first:
+                tell_other_types(run.params, param_grad, console)
+            rate = get_lr(run.iteration, epsilon, gamma, power)
+            params, param_winc = sgd_momentum(rate * w_lr, rate * b_lr, mu, weight_decay,
+                                              run.params, run.param_winc, param_grad)
+            # All at once: after an error or Ctrl-C above, the run is as it was before this iteration.
+            run.params, run.param_winc, run.order, run.iteration = params, param_winc, order, run.iteration + 1
             run.history['train'].append((run.iteration, cp['cost'], cp['percent']))
 
-            console.show_progress(run.iteration)
+            console.show_progress(run.iteration, cp['cost'])
             if run.iteration % flags.display_interval == 0:
                 console.print(f"cost = {cp['cost']:f} training_percent = {cp['percent']:f}")
             if run.iteration % flags.test_interval == 0:
@@ -134,7 +139,7 @@ def train(run, flags, data, console):
             run.seconds = time.perf_counter() - started
             if run.iteration % flags.snapshot == 0 and run.iteration < flags.max_iter:
                 save(run, flags, console)
-    except Exception:                                   # Python reports it, once the iterations before it are saved
+    except (Exception, KeyboardInterrupt):              # Python reports it, once the iterations before it are saved
         if run.iteration > first:
             end_early(run, first, flags, console)
         raise
@@ -152,11 +157,13 @@ def accuracy(run, flags, xtest, ytest):
     return float(np.mean(predict(run.params, run.layers, xtest, flags.threads).argmax(axis=0) == ytest))
 
 
-def why_not_finite(run):
-    """Why the cost is not finite: training diverged, or the solver is wrong (conv_net names a wrong layer function)."""
-    if all(np.isfinite(value).all() for param in run.params.values() for value in param.values()):
-        return 'training has diverged; a smaller epsilon may help'
-    return 'sgd_momentum (Q7) has returned parameters that are nan or infinite'
+def tell_other_types(params, param_grad, console):
+    """Say so if gradients are of another type than the parameters: a layer function has changed it."""
+    other = {i + 1: grad['w'].dtype for i, grad in param_grad.items() if grad['w'].dtype != params[i]['w'].dtype}
+    if other:
+        console.tell(f'the gradients of layers {", ".join(map(str, other))} are {max(other.values())}, the parameters '
+                     f"{params[min(params)]['w'].dtype}: a layer function returns another type than it was given, and "
+                     'the training takes longer (np.zeros(shape, x.dtype) makes an array of the type of x)')
 
 
 def end_early(run, first, flags, console):
@@ -170,8 +177,14 @@ def end_early(run, first, flags, console):
     console.tell(f'stopped after iteration {run.iteration}, {outcome}')
 
 
-def main(argv=None):
-    """Train as the command line says. Raises SystemExit with the exit status, or with one line about what is wrong."""
+def main(argv=None, signals=()):
+    """Train as the command line says.
+
+    signals  those that ask the run to stop after an iteration. The script has SIGNALS here; in a program that imports
+             it, or a notebook, signals mean what they mean there, and Ctrl-C is a KeyboardInterrupt.
+
+    Returns the exit status; raises SystemExit with one line about what is wrong.
+    """
     try:
         flags, run = get_flags(argv)
         check_model_path(flags.model)
@@ -179,16 +192,13 @@ def main(argv=None):
         xtrain, ytrain, xvalidate, yvalidate, xtest, ytest = load_mnist(flags.fullset, np.float32, rng)
     except (OSError, ValueError) as error:
         sys.exit(f'testLeNet.py: error: {one_line(error)}')
-    except KeyboardInterrupt:                           # there is nothing yet that could be saved
-        sys.exit(130)
     # The recipe is given: nothing is left to choose on the validation images, so they are trained on too.
     data = np.hstack([xtrain, xvalidate]), np.hstack([ytrain, yvalidate]), xtest, ytest
     if not flags.resume:
         run = new_run(flags.batch_size, rng)
-    with Console(run.iteration, flags.max_iter) as console, warnings.catch_warnings():
+    with Console(run.iteration, flags.max_iter, signals) as console, warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning)             # a cost that overflows is reported by train()
-        status = train(run, flags, data, console)
-    sys.exit(status)
+        return train(run, flags, data, console)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -205,7 +215,10 @@ def new_run(batch_size, rng):
                history={'train': [], 'test': []})
 
 
-RECIPE_FLAGS = ('fullset', 'max_iter', 'batch_size', 'display_interval', 'test_interval', 'snapshot', 'seed')
+def recipe_flags():
+    """The part of the recipe that has flags, by their names."""
+    return {'fullset': fullset, 'max_iter': max_iter, 'batch_size': batch_size, 'display_interval': display_interval,
+            'test_interval': test_interval, 'snapshot': snapshot, 'seed': seed}
 
 
 def solver():
@@ -221,7 +234,7 @@ def save(run, flags, console):
         check_run(run)
         kept = keep_longer_run(flags.model, run.iteration)
         save_params(flags.model, run.params, param_winc=run.param_winc, layers=run.layers,
-                    recipe={**{name: getattr(flags, name) for name in RECIPE_FLAGS}, **solver()},
+                    recipe={**{name: getattr(flags, name) for name in recipe_flags()}, **solver()},
                     iteration=run.iteration, seconds=run.seconds, order=run.order,
                     history={'train': np.reshape(run.history['train'], (-1, 3)),
                              'test': np.reshape(run.history['test'], (-1, 2))},
@@ -264,12 +277,12 @@ def load_run(path):
         raise ValueError(f'{path}: no such file to resume from; {command} makes one') from None
     try:
         recipe = {name: saved['recipe'][name] for name in solver()}
-        recipe.update({name: int(saved['recipe'][name]) for name in RECIPE_FLAGS})
+        recipe.update({name: int(saved['recipe'][name]) for name in recipe_flags()})
         recipe['fullset'] = bool(recipe['fullset'])
         rng = np.random.RandomState()
         rng.set_state(saved['random_state'])
-        run = Run(get_lenet(recipe['batch_size']), params, saved['param_winc'], rng,
-                  order=np.ravel(saved['order']).astype(int)[saved.get('used', 0):],      # older files say what is used
+        run = Run(get_lenet(recipe['batch_size']), params, _as_params(saved['param_winc']), rng,
+                  order=np.ravel(saved['order']).astype(int),
                   iteration=int(saved['iteration']), seconds=float(saved['seconds']),
                   history={'train': list(np.reshape(saved['history']['train'], (-1, 3))),
                            'test': list(np.reshape(saved['history']['test'], (-1, 2)))})
@@ -290,7 +303,7 @@ def check_run(run):
 def check_model_path(path):
     """Try, without touching the file at `path`, whether a model can be saved there. Raises OSError or ValueError."""
     if os.path.isfile(path) and os.path.samefile(path, cnn_lenet.MNIST_FILE):
-        raise ValueError(f'{path}: these are the images of MNIST; expected another file for the model')
+        raise ValueError(f'{path}: this is the MNIST data file; choose another for the model')
     if not os.path.isfile(path) and (os.path.exists(path) or not os.path.basename(path)):
         raise ValueError(f'{path!r} is not a file; expected the name of a file for the model')
     folder, name = os.path.split(os.path.realpath(path))
@@ -303,6 +316,137 @@ def check_model_path(path):
 
 
 # ---------------------------------------------------------------------------------------------------------------
+# Saved models (section 7)
+# ---------------------------------------------------------------------------------------------------------------
+
+# A MAT-file begins with 116 bytes of free text, which MATLAB, Octave and scipy skip. Ours ends in the digest of all
+# that follows it.
+HEADER = b'MATLAB 5.0 MAT-file, LeNet, sha256 '
+
+# What a file that is no MAT-file begins with, and what it is.
+FOREIGN = {
+    b'\x80': 'a pickle, which is never loaded, since it could run any program; save its arrays as a MAT-file',
+    b'(dp': 'a pickle, which is never loaded, since it could run any program; save its arrays as a MAT-file',
+    b'# Created by Octave': "in Octave's text format; load it in Octave and save it with save -v7",
+    b'MATLAB 7.3': 'a MAT-file of version 7.3; load it in MATLAB and save it with save -v7',
+    b'\x89HDF': 'an HDF5 file; load it in Octave or MATLAB and save it with save -v7',
+    b'version https://git-lfs': 'a pointer that Git LFS puts in place of a file; git lfs pull fetches the file',
+}
+
+
+def save_params(path, params, **extra):
+    """Save parameters, and whatever belongs to them, as a MAT-file that MATLAB and Octave open (section 7).
+
+    path    the file; what is there is replaced only once the new file is complete and on disk
+    params  dict, keys 1..l-1: a cell array in Octave, so that params{i}.w is the w of params[i]
+    extra   more variables: numbers, strings, arrays, dicts with names as keys (structs in Octave) or with the keys
+            1..m (cell arrays)
+
+    Raises OSError if the file cannot be written (what was there is still there), TypeError for a value of another kind.
+    """
+    buffer = io.BytesIO()
+    variables = {name: _to_mat(value) for name, value in {'params': params, **extra}.items()}
+    scipy.io.savemat(buffer, variables, oned_as='column', long_field_names=True)
+    content = buffer.getvalue()[116:]
+    write_whole(path, (HEADER + _digest(content)).ljust(116) + content)
+
+
+def load_params(path):
+    """Load what `save_params` saved, or a MAT-file from elsewhere with such `params`: (params, extra).
+
+    extra  dict of the other variables. Arrays come back without dimensions of length 1, those of one element as
+           numbers; True and False as 1 and 0, float16 as float64.
+
+    Nothing in the file is executed. Raises FileNotFoundError if there is no such file, OSError if it cannot be read,
+    ValueError if it is damaged or holds no parameters. (A damaged file that does not begin with the header of
+    `save_params` carries no digest; of such files some crash scipy's reader.)
+    """
+    with open(path, 'rb') as file:
+        content = file.read()
+    # Before anything in the file is parsed, since some damaged files end the whole process in scipy's reader.
+    if content.startswith(HEADER) and not content.startswith(HEADER + _digest(content[116:])):
+        raise ValueError(f'{path}: damaged or cut short; its {len(content)} bytes do not match their checksum')
+    for start, kind in FOREIGN.items():
+        if content.startswith(start):
+            raise ValueError(f'{path}: not a saved model but {kind}')
+    try:
+        variables = scipy.io.loadmat(io.BytesIO(content), simplify_cells=True)
+        extra = {name: _from_mat(value) for name, value in variables.items() if not name.startswith('__')}
+        return _as_params(extra.pop('params')), extra
+    except MemoryError:
+        raise
+    except Exception as error:  # scipy raises all sorts of errors on foreign files
+        raise ValueError(f'{path}: not a saved model, a MAT-file in which params{{i}} has w (rows, num) and b (num); '
+                         f'{type(error).__name__}: {error}') from None
+
+
+def _digest(content):
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def _to_mat(value):
+    """A value as savemat takes it: a dict with the keys 1..m as a list, which becomes a cell array."""
+    if isinstance(value, dict):
+        items = [_to_mat(item) for item in value.values()]
+        if value and list(value) == list(range(1, len(value) + 1)):
+            cells = np.empty(len(items), object)
+            cells[:] = items
+            return cells
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError(f'cannot save a dict with the keys {list(value)}; expected names, or 1..m in order')
+        return dict(zip(value, items))
+    if not isinstance(value, str) and np.asarray(value).dtype.kind not in 'biuf':
+        raise TypeError(f'cannot save a value of type {type(value).__name__}; expected numbers, strings, arrays, dicts')
+    return value
+
+
+def _from_mat(value):
+    """The reverse of `_to_mat`. Arrays become C-contiguous, since BLAS adds up in another order where they are not."""
+    if isinstance(value, list):
+        return {i: _from_mat(item) for i, item in enumerate(value, 1)}
+    if isinstance(value, dict):
+        return {key: _from_mat(item) for key, item in value.items()}
+    return np.ascontiguousarray(value) if isinstance(value, np.ndarray) and value.ndim else value
+
+
+def _as_params(loaded):
+    """Loaded parameters with w (rows, num) and b (num,), which a MAT-file may have lost: dict, keys 1..l-1."""
+    loaded = {1: loaded} if 'w' in loaded else loaded            # a cell array of one cell comes back as its content
+    # One type for all, that of the arrays: an array of one element comes back as a number of Python's.
+    dtype = np.result_type(*(param[key] for param in loaded.values() for key in 'wb' if np.size(param[key])))
+    params = {}
+    for i, param in loaded.items():
+        w, b = np.asarray(param['w'], dtype), np.asarray(param['b'], dtype)
+        if w.ndim < 2 and (w.size == b.size or b.size == 1):
+            w = w.reshape(-1, b.size) if b.size else w           # one row, or one column
+        if b.ndim > 1 or b.size and w.shape[-1] != b.size:
+            raise ValueError(f'params{{{i}}}.w is {w.shape} and b is {b.shape}; expected (rows, num) and (num,)')
+        params[i] = {'w': w, 'b': b.reshape(b.size)}
+    return params
+
+
+def write_whole(path, content):
+    """Write bytes to a file: it then holds all of them, or, whatever happens meanwhile, what it held before.
+
+    Raises OSError if that fails.
+    """
+    path = os.path.realpath(path)
+    temporary = f'{path}.{os.getpid()}.tmp'
+    try:
+        with open(temporary, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f'cannot save: {error.strerror}', path) from None
+        raise
+
+
+# ---------------------------------------------------------------------------------------------------------------
 # Command line
 # ---------------------------------------------------------------------------------------------------------------
 
@@ -312,22 +456,20 @@ def get_flags(argv):
     Raises SystemExit for a wrong flag, OSError or ValueError for a model that can't be resumed.
     """
     parser = get_parser()
-    flags = parser.parse_args(argv)
-    run = None
-    if flags.resume:
-        recipe, run = load_run(flags.model)
-        parser.set_defaults(**{name: recipe[name] for name in RECIPE_FLAGS})
-        flags = parser.parse_args(argv)                 # what is not given is now as in the saved run
-        contradicts = f'contradicts the run saved in {flags.model}, which has'
+    given = vars(parser.parse_args(argv))               # nothing but what the command line says
+    recipe, run = recipe_flags(), None
+    if given['resume']:
+        recipe, run = load_run(given['model'])
+        other = f"does not match the run saved in {given['model']}"
         for name in ('fullset', 'batch_size', 'seed'):
-            value = getattr(flags, name)
-            if value != recipe[name]:
-                parser.error(f"argument --{name.replace('_', '-')}: {value} {contradicts} {recipe[name]}")
-        if flags.max_iter < run.iteration:
-            parser.error(f'argument --max-iter: {flags.max_iter} {contradicts} done {run.iteration} iterations')
+            if given.get(name, recipe[name]) != recipe[name]:
+                parser.error(f"argument --{name.replace('_', '-')}: {given[name]} {other} ({recipe[name]})")
+        if given.get('max_iter', recipe['max_iter']) < run.iteration:
+            parser.error(f"argument --max-iter: {given['max_iter']} {other} ({run.iteration} iterations done)")
         for name, value in solver().items():
             if value != recipe[name]:
-                raise ValueError(f'{name} at the head of testLeNet.py: {value} {contradicts} {recipe[name]}')
+                raise ValueError(f'{name} at the head of testLeNet.py: {value} {other} ({recipe[name]})')
+    flags = argparse.Namespace(**{**recipe, **given})
     images = 60000 if flags.fullset else 3000
     if flags.batch_size > images:
         parser.error(f'argument --batch-size: {flags.batch_size} is more than the {images} images of the training set')
@@ -335,27 +477,27 @@ def get_flags(argv):
 
 
 def get_parser():
-    """The flags. The defaults of those that belong to the recipe stand at the head of this file."""
+    """The flags. The defaults of those that belong to the recipe stand at the head of this file, and are not set."""
+    defaults = recipe_flags()
     parser = argparse.ArgumentParser(
         prog='testLeNet.py', description='Train LeNet on MNIST with the recipe of CMU 10-601 homework 7.')
-    parser.add_argument('--fullset', action=argparse.BooleanOptionalAction,
-                        help='train on all of MNIST, not on a twentieth (default: %(default)s)')
-    for flag, least, text in (
-            ('--max-iter', 1, 'iterations, one minibatch each'),
-            ('--batch-size', 1, 'images in a minibatch'),
-            ('--display-interval', 1, 'iterations from one line of cost to the next'),
-            ('--test-interval', 1, 'iterations from one test to the next'),
-            ('--snapshot', 1, 'iterations from one saved model to the next'),
-            ('--seed', 0, 'what the random numbers start from')):
-        parser.add_argument(flag, type=whole_number(least), metavar='N', help=f'{text} (default: %(default)s)')
+    parser.add_argument('--fullset', action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
+                        help=f"train on all of MNIST, not on a twentieth (default: {defaults['fullset']})")
+    for name, least, text in (
+            ('max_iter', 1, 'iterations, one minibatch each'),
+            ('batch_size', 1, 'images in a minibatch'),
+            ('display_interval', 1, 'iterations from one line of cost to the next'),
+            ('test_interval', 1, 'iterations from one test to the next'),
+            ('snapshot', 1, 'iterations from one saved model to the next'),
+            ('seed', 0, 'what the random numbers start from')):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=whole_number(least), metavar='N',
+                            default=argparse.SUPPRESS, help=f'{text} (default: {defaults[name]})')
     parser.add_argument('--threads', type=whole_number(1), metavar='N',
                         help='how many threads share the work, which changes nothing but the time; with 1, all is done '
                              'in the main thread, where a debugger can follow (default: one for each core)')
     parser.add_argument('--model', metavar='PATH', default='lenet.mat',
                         help='where the model is saved, and resumed from (default: %(default)s)')
     parser.add_argument('--resume', action='store_true', help='go on from the saved model')
-    parser.set_defaults(fullset=fullset, max_iter=max_iter, batch_size=batch_size, display_interval=display_interval,
-                        test_interval=test_interval, snapshot=snapshot, seed=seed)
     return parser
 
 
@@ -390,19 +532,20 @@ SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if 
 
 
 class Console:
-    """Where a run prints. In a `with` block, Ctrl-C and other signals ask the run to stop, which then saves.
+    """Where a run prints. In a `with` block, Ctrl-C and other `signals` ask the run to stop, which then saves.
 
     stop    0, or the exit status with which the run is to end after this iteration
     """
 
-    def __init__(self, first, last):
+    def __init__(self, first, last, signals):
         self.first, self.last = first, last             # iterations of the run
         self.began = self.shown = time.perf_counter()
         self.terminal = sys.stderr is not None and sys.stderr.isatty()
+        self.signals = signals
         self.stop = 0
 
     def __enter__(self):
-        self.before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.before = {number: signal.getsignal(number) for number in self.signals}
         for number, handler in self.before.items():
             if handler != signal.SIG_IGN:               # nohup has SIGHUP ignored, and so it stays
                 signal.signal(number, self.on_signal)
@@ -420,6 +563,8 @@ class Console:
             self.tell('finishing this iteration, then saving; Ctrl-C again to stop now')
         elif signal.Signals(number).name != 'SIGHUP':
             self.tell('', end='')
+            with contextlib.suppress(AttributeError, OSError, ValueError):      # nowhere to write
+                faulthandler.dump_traceback()           # where an endless loop is
             os._exit(128 + number)      # sys.exit waits for conv_net's threads, whose loop may be endless
 
     def print(self, line):
@@ -435,21 +580,29 @@ class Console:
     def tell(self, text, end='\n'):
         """Write on standard error, in place of the line of progress. If nobody is there to read it, that is no harm."""
         text = '\r\x1b[K' * self.terminal + text + end
-        if text and sys.stderr is not None:
-            with contextlib.suppress(OSError):
-                os.write(sys.stderr.fileno(), os.fsencode(text))        # print fails if a signal comes in its middle
+        if not text or sys.stderr is None:
+            return
+        with contextlib.suppress(OSError):
+            if self.signals:                            # print fails if a signal comes in its middle
+                os.write(sys.stderr.fileno(), os.fsencode(text))
+            else:
+                print(text, end='', file=sys.stderr, flush=True)
 
-    def show_progress(self, t):
+    def show_progress(self, t, cost):
         """On a terminal, say how far the run is in a line that is rewritten ten times a second at most."""
         now = time.perf_counter()
         if not self.terminal or now - self.shown < 0.1:
             return
         self.shown = now
-        speed = (t - self.first) / (now - self.began)
-        left = round((self.last - t) / speed)
-        self.tell(f'iteration {t}/{self.last}  {100 * t // self.last}%  {speed:.0f} iterations/s  '
+        seconds = (now - self.began) / (t - self.first)          # per iteration
+        speed = f'{1 / seconds:.0f} iterations/s' if seconds < 1 else f'{seconds:.1f} s per iteration'
+        left = round((self.last - t) * seconds)
+        self.tell(f'iteration {t}/{self.last}  {100 * t // self.last}%  cost {cost:.6f}  {speed}  '
                   f'{left // 60}:{left % 60:02} left', end='')
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        sys.exit(main(signals=() if 'IPython' in sys.modules else SIGNALS))
+    except KeyboardInterrupt:                           # before the training, when there is nothing that could be saved
+        sys.exit(130)

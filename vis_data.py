@@ -38,7 +38,8 @@ from matplotlib.ticker import LogLocator
 from matplotlib.widgets import Button
 
 import testLeNet
-from cnn_lenet import check_params, forward, load_mnist, load_params, predict, write_whole
+from cnn_lenet import check_params, forward, load_mnist, predict
+from testLeNet import load_params, write_whole
 
 DPI = 150                # of the PNG files
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'     # Okabe and Ito's, which colour-blind readers tell apart
@@ -515,7 +516,7 @@ def load_model(path):
         raise ValueError(f'{path}: no such file; python testLeNet.py{testLeNet.model_flag(path)} makes one') from None
     layers = extra.get('layers', testLeNet.get_lenet())
     try:
-        image_shape, num = check_params(params, layers)[1], layers[len(layers)]['num']
+        image_shape, num = check_params(params, layers)[0][1], layers[len(layers)]['num']
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
     if (*image_shape, num) != (28, 28, 1, 10):
@@ -533,7 +534,7 @@ def save_figure(path, figure):
     """Write a Figure as PNG, whole or not at all. Raises OSError if that fails."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI, format='png')
-    write_whole(path, buffer.getbuffer())
+    write_whole(path, buffer.getvalue())
 
 
 def check_display(flag):

@@ -1,5 +1,7 @@
 """Bad arguments: an error that names the thing, what was found and what was expected. Every rule once."""
 
+import functools
+
 import numpy as np
 import pytest
 from helpers import (
@@ -42,7 +44,6 @@ LABELS = [0, 1, 2, 0, 1]
 INPUT, ONE = structure(6, 5, 2, 3), structure(6, 5, 2, 1)
 CONV, CONV_PARAM = conv(4, 2, group=2), random_params((4, 4))
 IP, IP_PARAM = inner_product(4), random_params((60, 4))
-SGD = {name: {1: random_params((3, 2)), 2: random_params((4, 5))} for name in ('params', 'param_winc', 'param_grad')}
 
 RULES = [
     # Layers: types and order
@@ -67,6 +68,7 @@ RULES = [
     (lambda: init(2, conv(2, 3, group=0)), ['layer 2', 'group = 0', 'at least 1']),
     (lambda: init(3, pooling(0, 1)), ['layer 3', 'k = 0', 'at least 1']),
     (lambda: init(6, inner_product(4, 'normal')), ['layer 6', "'normal'", "'uniform'", "'gaussian'"]),
+    (lambda: init(6, {'type': 'IP', 'num': 4}), ['layer 6', 'init_type', "'uniform'", "'gaussian'"]),
     (lambda: init(8, loss(1)), ['layer 8', 'num = 1', 'at least 2']),
     # Layers: windows and groups
     (lambda: init(2, conv(2, 5, stride=4, pad=1)), ['layer 2', 'CONV', 'k = 5', 'stride = 4', 'tile', '12']),
@@ -96,36 +98,24 @@ RULES = [
     (lambda: train(labels=[0., 1, 1e300, 0, 1]), ['1e+300', 'position 2', '0..2']),
     (lambda: train(labels=[0, 1, 0.5, 0, 1]), ['labels', 'whole numbers']),
     (lambda: train(labels=[0, 1, np.nan, 0, 1]), ['labels', 'whole numbers']),
-    (lambda: train(labels=np.array(LABELS) > 0), ['labels', 'bool', 'whole numbers']),
     (lambda: train(labels=list('01201')), ['labels', 'whole numbers']),
     (lambda: train(labels=[0, 1, None, 0, 1]), ['labels', 'whole numbers']),
     (lambda: c.mlrloss(np.zeros((5, 2)), np.zeros((4, 5)), [0, 1, 2, 3, 0], 3, 1), ['label 3', 'position 3', '0..2']),
     (lambda: c.mlrloss(np.zeros((5, 3)), np.zeros((4, 5)), LABELS, 3, 1), ['wb', '(5, 3)', '(4, 5)', 'K = 3']),
     (lambda: c.mlrloss(np.zeros((5, 2)), np.zeros(4), [0], 3, 1), ['X', '(4,)', '(inputs, n)']),
     (lambda: c.predict(*network_and_batch('lenet in small')[:3], threads=0), ['threads', '0', 'at least 1']),
-    (lambda: c.init_convnet(network('lenet in small'), dtype=int), ['dtype', 'int64', 'float32']),
     # Layer functions called directly: what would otherwise give a wrong result in silence
     (lambda: c.conv_layer_forward(INPUT, conv(4, 2, stride=3), random_params((8, 4))), ['k = 2', 'stride = 3', '6']),
     (lambda: c.conv_layer_forward(INPUT, conv(4, 2, group=4), CONV_PARAM), ['group = 4', 'channel = 2']),
-    (lambda: c.conv_layer_forward({**INPUT, 'height': 7}, CONV, CONV_PARAM), ['data', '(60, 3)', '70']),
     (lambda: c.conv_layer_forward(INPUT, CONV, {**CONV_PARAM, 'w': np.zeros((3, 4))}), ["'w'", '(3, 4)', '(4, 4)']),
     (lambda: c.conv_layer_forward(INPUT, CONV, {**CONV_PARAM, 'b': np.zeros(1)}), ["'b'", '(1,)', '(4,)']),
     (lambda: c.pooling_layer_forward(INPUT, pooling(2, 2)), ['k = 2', 'stride = 2', '5']),
     (lambda: c.pooling_layer_forward(INPUT, pooling(2, 1, pad=1)), ['pad = 1', '0']),
-    (lambda: c.pooling_layer_forward({**INPUT, 'height': 7}, pooling(2, 1)), ['data', '(60, 3)', '70']),
     (lambda: c.inner_product_forward(INPUT, IP, {**IP_PARAM, 'w': np.zeros((60, 3))}), ["'w'", '(60, 3)', '(60, 4)']),
     (lambda: c.inner_product_forward(INPUT, IP, {**IP_PARAM, 'b': np.zeros(1)}), ["'b'", '(1,)', '(4,)']),
     (lambda: c.im2col_conv(ONE, conv(1, 2), 4, 5), ['(4, 5)', '(5, 4)']),
     (lambda: c.col2im_conv(np.zeros((8, 20)), ONE, conv(1, 2), 4, 5), ['(4, 5)', '(5, 4)']),
-    # Solver and gradient check
-    *((lambda name=name: c.sgd_momentum(1, 1, 0, 0, **{**SGD, name: None}), [name, 'None']) for name in SGD),
-    (lambda: c.sgd_momentum(1, 1, 0, 0, **{**SGD, 'params': {1: {'w': 1.0, 'b': 2.0}}}),
-     ["params[1]['w']", '1.0', 'an array']),
-    (lambda: c.sgd_momentum(1, 1, 0, 0, **{**SGD, 'param_grad': {1: SGD['params'][1]}}), ['param_grad', '2']),
-    (lambda: c.sgd_momentum(1, 1, 0, 0, **{**SGD, 'param_winc': {**SGD['params'], 2: random_params((4, 1))}}),
-     ["param_winc[2]['w']", '(4, 1)', '(4, 5)']),
-    (lambda: c.finite_difference(with_diff(INPUT), INPUT, 0), ['h', '0', '1e-6']),
-    (lambda: c.finite_difference(INPUT, INPUT, 1e-6), ["'diff'", 'expected']),
+    # Gradient check
     (lambda: c.finite_difference(with_diff(INPUT), INPUT, 1e-6, lambda x: c.pooling_layer_forward(x, pooling(2, 1))),
      ['diff', '(60, 3)', '(40, 3)']),
 ]
@@ -138,7 +128,7 @@ def test_every_rule(call, words):
 
 
 @pytest.mark.parametrize('i, key', [(i, key) for i in (1, 2, 3, 6, 8) for key in network('lenet in small')[i]
-                                    if key != 'type'])
+                                    if key not in ('type', 'group', 'init_type')])
 def test_a_layer_that_lacks_a_key(i, key):
     layers = network('lenet in small')
     del layers[i][key]
@@ -182,49 +172,53 @@ def test_a_missing_key_in_a_layer_function_is_pythons_own_error(call, key):
     assert error.value.args == (key,)
 
 
-@pytest.mark.parametrize('function, rest', [(c.relu_forward, ()), (c.inner_product_forward, (IP, IP_PARAM)),
-                                            (c.pooling_layer_forward, (pooling(2, 1),)),
-                                            (c.conv_layer_forward, (CONV, CONV_PARAM))])
-def test_an_array_in_place_of_a_structure_is_not_printed(function, rest):
-    with raises('dict', error=(TypeError, ValueError)) as error:
-        function(np.random.RandomState(0).rand(784, 64), *rest)
-    assert len(str(error.value)) < 200 and '\n' not in str(error.value)
-
-
 # What a layer function returns is checked where the network calls it: students write six of them.
 
 STRUCTURE = ['dict', 'height', 'width', 'channel', 'batch_size', 'data']
 
 
-def nan(output):
-    return {**output, 'data': np.full(output['data'].shape, np.nan)}
-
-
-@pytest.mark.parametrize('i, name, question, change, words', [
-    (3, 'pooling_layer_forward', 'Q1', lambda output: None, ['None', *STRUCTURE]),
-    (3, 'pooling_layer_forward', 'Q1', lambda output: output['data'], STRUCTURE),
-    (3, 'pooling_layer_forward', 'Q1', lambda output: {key: output[key] for key in STRUCTURE[1:-1]}, ["'data'"]),
-    (3, 'pooling_layer_forward', 'Q1', lambda output: {**output, 'data': output['data'][1:]}, ['(31, 5)', '(32, 5)']),
-    (3, 'pooling_layer_forward', 'Q1', nan, ['finite']),
-    (7, 'relu_forward', 'Q2', lambda output: {**output, 'data': output['data'].tolist()}, ['list']),
-    (6, 'inner_product_forward', 'Q3', nan, ['finite']),
-    (5, 'pooling_layer_backward', 'Q4', lambda od: None, ['None', '(12, 5)']),
-    (5, 'pooling_layer_backward', 'Q4', lambda od: np.full_like(od, np.nan), ['finite']),
-    (7, 'relu_backward', 'Q5', lambda od: {'diff': od}, ['dict', '(5, 5)']),
-    (7, 'relu_backward', 'Q5', lambda od: od[:, :1], ['(5, 1)', '(5, 5)']),
-    (6, 'inner_product_backward', 'Q6', lambda pair: pair[::-1], ['param_grad', 'input_od']),
-    (6, 'inner_product_backward', 'Q6', lambda pair: None, ['None', 'param_grad', 'input_od']),
-    (6, 'inner_product_backward', 'Q6', lambda pair: pair[0], ['dict', 'param_grad', 'input_od']),
-    (6, 'inner_product_backward', 'Q6', lambda pair: ({'w': pair[0]['w']}, pair[1]), ["'b'"]),
-    (6, 'inner_product_backward', 'Q6', lambda pair: ({**pair[0], 'w': pair[0]['w'].T}, pair[1]), ['(5, 3)', '(3, 5)']),
-    (6, 'inner_product_backward', 'Q6', lambda pair: (pair[0], pair[1].T), ['(5, 3)', '(3, 5)']),
+@pytest.mark.parametrize('i, name, change, words', [
+    (3, 'pooling_layer_forward', lambda output: None, ['None', *STRUCTURE]),
+    (3, 'pooling_layer_forward', lambda output: output['data'], STRUCTURE),
+    (3, 'pooling_layer_forward', lambda output: {key: output[key] for key in STRUCTURE[1:-1]}, ["'data'"]),
+    (3, 'pooling_layer_forward', lambda output: {**output, 'data': output['data'][1:]}, ['(31, 5)', '(32, 5)']),
+    (7, 'relu_forward', lambda output: {**output, 'data': output['data'].tolist()}, ['list']),
+    (5, 'pooling_layer_backward', lambda od: None, ['None', '(12, 5)']),
+    (7, 'relu_backward', lambda od: {'diff': od}, ['dict', '(5, 5)']),
+    (7, 'relu_backward', lambda od: od[:, :1], ['(5, 1)', '(5, 5)']),
+    (6, 'inner_product_backward', lambda pair: pair[::-1], ['param_grad', 'input_od']),
+    (6, 'inner_product_backward', lambda pair: None, ['None', 'param_grad', 'input_od']),
+    (6, 'inner_product_backward', lambda pair: pair[0], ['dict', 'param_grad', 'input_od']),
+    (6, 'inner_product_backward', lambda pair: ({'w': pair[0]['w']}, pair[1]), ["'b'"]),
+    (6, 'inner_product_backward', lambda pair: ({**pair[0], 'w': pair[0]['w'].T}, pair[1]), ['(5, 3)', '(3, 5)']),
+    (6, 'inner_product_backward', lambda pair: (pair[0], pair[1].T), ['(5, 3)', '(3, 5)']),
 ])
-def test_what_a_layer_function_returns(monkeypatch, i, name, question, change, words):
+def test_what_a_layer_function_returns(monkeypatch, i, name, change, words):
     right = getattr(c, name)
-    monkeypatch.setattr(c, name, lambda *args: change(right(*args)))
-    with raises(f'layer {i}', name, question, *words) as error:
+
+    @functools.wraps(right)                            # which has its name
+    def wrong(*args):
+        return change(right(*args))
+
+    monkeypatch.setattr(c, name, wrong)
+    with raises(f'layer {i}', name, *words) as error:
         train()
     assert len(str(error.value)) < 300 and 'np.' not in str(error.value)
+
+
+@pytest.mark.parametrize('change', [
+    lambda input, output: input.update(output) or input, lambda input, output: input.update(height=1) or output])
+def test_a_layer_function_that_changes_its_input_is_named(monkeypatch, change):
+    """Otherwise the error comes in the function below, which is right, on the way back."""
+    right = c.pooling_layer_forward
+
+    @functools.wraps(right)
+    def pooling_layer_forward(input, layer):
+        return change(input, right(input, layer))
+
+    monkeypatch.setattr(c, 'pooling_layer_forward', pooling_layer_forward)
+    with raises('layer 3: pooling_layer_forward has changed its input'):
+        train()
 
 
 def test_an_error_inside_a_layer_function_passes_unchanged(monkeypatch):

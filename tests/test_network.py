@@ -1,5 +1,12 @@
 """init_convnet, forward, predict and conv_net."""
 
+import os
+import signal
+import threading
+import time
+import types
+from pathlib import Path
+
 import numpy as np
 import pytest
 from helpers import NETWORKS, assert_same, map_arrays, network, network_and_batch, numerical_gradient
@@ -184,14 +191,73 @@ def test_the_number_of_threads_changes_nothing(threads):
     assert_same(conv_net(params, layers, data, labels, threads), conv_net(params, layers, data, labels))
 
 
-@pytest.mark.parametrize('column', [0, 35, 69])
-def test_numpys_handling_of_errors_is_the_callers_in_every_thread(column):
-    """The logits of one image are 3e38 and -3e38: too far apart for a difference in single precision."""
-    params = {1: {'w': np.zeros((6, 2), np.float32), 'b': np.zeros(2, np.float32)}}
-    params[1]['w'][0] = 3e38, -3e38
-    data = np.zeros((6, 70), np.float32)
-    data[0, column] = 1
-    with np.errstate(over='ignore'):
-        np.testing.assert_array_equal(predict(params, network('softmax regression'), data, 3)[:, column], [1, 0, 0])
-    with np.errstate(over='raise'), pytest.raises(FloatingPointError):
-        predict(params, network('softmax regression'), data, 3)
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are not forked here')
+@pytest.mark.filterwarnings('ignore:This process .* is multi-threaded')
+def test_a_forked_child_has_threads_of_its_own(tmp_path):
+    """Also if another thread was at work in the parent: the child has none of the parent's threads, but its locks."""
+    case = network_and_batch('lenet in small', 70)
+    expected = conv_net(*case, threads=2)[0]['cost']
+    in_layer, forked, right = threading.Event(), threading.Event(), cnn_lenet.relu_forward
+
+    def relu_forward(input, layer):
+        if threading.current_thread() is other:
+            in_layer.set()
+            forked.wait(60)
+        return right(input, layer)
+
+    other = threading.Thread(target=lambda: predict(*case[:3], threads=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cnn_lenet, 'relu_forward', relu_forward)
+        other.start()
+        assert in_layer.wait(60)
+        with cnn_lenet._blas_lock:                                # as if that thread were just about to release it
+            child = os.fork()
+            if child == 0:
+                os._exit(int(conv_net(*case, threads=2)[0]['cost'] != expected))
+        forked.set()
+        other.join()
+    for _ in range(600):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert done and status == 0
+
+
+# A new type of layer
+
+LEAKY_RELU = """
+def leaky_relu_forward(input, layer):
+    return {**input, 'data': np.where(input['data'] > 0, input['data'], 0.1 * input['data'])}
+
+
+def leaky_relu_backward(output, input, layer):
+    return np.where(input['data'] > 0, output['diff'], 0.1 * output['diff'])
+
+
+# ------"""
+
+
+def test_a_new_type_of_layer_takes_three_edits_of_the_module():
+    """Its two functions, a row, its shapes; then it trains."""
+    source = Path(cnn_lenet.__file__).read_text(encoding='utf-8')
+    for old, new in (("# ------", LEAKY_RELU),
+                     ("'RELU': (relu_forward, relu_backward),",
+                      "'RELU': (relu_forward, relu_backward), 'LEAKY': (leaky_relu_forward, leaky_relu_backward),"),
+                     ("if layer['type'] == 'RELU':", "if layer['type'] in ('RELU', 'LEAKY'):")):
+        assert old in source
+        source = source.replace(old, new, 1)
+    module = types.ModuleType('cnn_lenet_with_leaky_relu')
+    module.__file__ = cnn_lenet.__file__
+    exec(compile(source, 'cnn_lenet_with_leaky_relu.py', 'exec'), vars(module))
+    params, layers, data, labels = network_and_batch('lenet in small')
+    layers[7] = {'type': 'LEAKY'}
+    errors = module.check_gradients(params, layers, data, labels)
+    assert errors.keys() == {2, 4, 6, 8} and max(errors.values()) < 1e-5
+    cp, grad = module.conv_net(params, layers, data, labels)
+    winc = map_arrays(np.zeros_like, params)
+    params, _ = module.sgd_momentum(0.01, 0.02, 0.9, 0.0005, params, winc, grad)
+    assert module.conv_net(params, layers, data, labels)[0]['cost'] < cp['cost']

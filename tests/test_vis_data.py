@@ -14,7 +14,8 @@ from helpers import RELU, conv, data_layer, feature_map, inner_product, loss, ra
 
 import testLeNet
 import vis_data
-from cnn_lenet import forward, init_convnet, load_mnist, predict, save_params
+from cnn_lenet import forward, init_convnet, load_mnist, predict
+from testLeNet import save_params
 from vis_data import HEIGHT, WIDTH, confusion_matrix, draw_features, draw_mistakes, draw_training
 
 matplotlib.use('agg')                                  # no windows, even where there is a display

@@ -10,21 +10,21 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import testLeNet
-from cnn_lenet import load_params
+from testLeNet import load_params
 
 ROOT = Path(testLeNet.__file__).resolve().parent
 SCRIPT = ROOT / 'testLeNet.py'
 DEADLINE = 180                                         # seconds after which a child is given up
 
 
-def main(*flags):
-    """testLeNet.main(flags) in this process. Returns the exit status, or the line of error."""
-    with pytest.raises(SystemExit) as stop:
-        testLeNet.main([str(flag) for flag in flags])
-    return stop.value.code
+def main(*flags, signals=testLeNet.SIGNALS):
+    """testLeNet.main(flags) in this process, as the script. Returns the exit status, or the line of error."""
+    try:
+        return testLeNet.main([str(flag) for flag in flags], signals)
+    except SystemExit as stop:
+        return stop.code
 
 
 # The script with a few random images in place of MNIST, for a child that is not about them: half as long a start.
@@ -34,7 +34,8 @@ def load_mnist(fullset, dtype, rng):
     return [part for m in (640, 64, 6) for part in (rng.rand(784, m).astype(dtype), rng.randint(10, size=m))]
 testLeNet.load_mnist = load_mnist
 '''
-ON_FEW_IMAGES = FEW_IMAGES + 'testLeNet.main()'
+MAIN = '\nimport sys, testLeNet\nsys.exit(testLeNet.main(signals=testLeNet.SIGNALS))\n'
+ON_FEW_IMAGES = FEW_IMAGES + MAIN
 
 
 def command(*flags, code=None):
