@@ -4,7 +4,18 @@ import copy
 
 import numpy as np
 import pytest
-from helpers import NETWORKS, RELU, assert_same, network_and_batch, structure, with_diff
+from helpers import (
+    NETWORKS,
+    RELU,
+    assert_same,
+    conv,
+    data_layer,
+    loss,
+    network_and_batch,
+    pooling,
+    structure,
+    with_diff,
+)
 
 import cnn_lenet
 from cnn_lenet import check_gradients, finite_difference, relu_forward
@@ -86,3 +97,44 @@ def test_zeros_do_not_pass(monkeypatch):
     monkeypatch.setattr(cnn_lenet, 'relu_backward', lambda output, input, layer: 0 * input['data'])
     errors = check_gradients(*network_and_batch('lenet in small'), rng=np.random.RandomState(0))
     assert not any(errors[i] < RIGHT for i in (2, 4, 6))
+
+
+# Kinks
+
+def conv_relu_pool(n=4):
+    """The usual order of today, on MNIST: most of an image is blank, and biases begin at 0, so that what a ReLU gets
+    there is exactly 0."""
+    layers = {1: data_layer(28, 28, 1, n), 2: conv(3, 5), 3: RELU, 4: pooling(2, 2), 5: loss(10)}
+    images, labels = cnn_lenet.load_mnist(False, rng=np.random.RandomState(0))[:2]
+    return cnn_lenet.init_convnet(layers, rng=np.random.RandomState(0)), layers, images[:, :n], labels[:n]
+
+
+def blank_pixels(n=4):
+    """Images of 2 x 2 pixels, half of them 0, under filters of one weight."""
+    layers = {1: data_layer(2, 2, 1, n), 2: conv(2, 1), 3: RELU, 4: loss(3)}
+    rng = np.random.RandomState(1)
+    data = rng.rand(4, n) * (rng.rand(4, n) > 0.5)
+    return cnn_lenet.init_convnet(layers, rng=rng), layers, data, rng.randint(3, size=n)
+
+
+@pytest.mark.parametrize('case', [conv_relu_pool, blank_pixels])
+def test_right_gradients_pass_at_kinks(case):
+    errors = check_gradients(*case())
+    assert all(error < RIGHT for error in errors.values()), errors
+
+
+@pytest.mark.parametrize('case', [conv_relu_pool, blank_pixels])
+@pytest.mark.parametrize('factor', [0.7, 1.3])
+@pytest.mark.parametrize('key', ['w', 'b'])
+def test_a_gradient_that_is_wrong_by_thirty_percent_shows_beside_kinks(monkeypatch, case, factor, key):
+    right = cnn_lenet.conv_layer_backward
+
+    def wrong(*args, **options):
+        grad, od = right(*args, **options)
+        return {**grad, key: factor * grad[key]}, od
+
+    monkeypatch.setattr(cnn_lenet, 'conv_layer_backward', wrong)
+    params, layers, data, labels = case()
+    if key == 'b':
+        params[1]['b'] = params[1]['b'] + 0.01                   # at 0 every slope between left and right is right
+    assert check_gradients(params, layers, data, labels)[2] > WRONG
