@@ -102,6 +102,46 @@ for name in ('lenet in small', 'LeNet'):
     assert len(outputs[0].split()) == 2 and outputs == [outputs[0]] * 3
 
 
+# A BLAS whose number of threads the module cannot set: Accelerate, MKL, BLIS, or OpenBLAS on Windows.
+
+FOREIGN_BLAS = """
+import ctypes, os, threading
+ctypes.CDLL = lambda path: object()                              # a library without OpenBLAS's functions
+os.sched_getaffinity = lambda process: {0, 1}
+import cnn_lenet
+from helpers import network_and_batch
+seen, right = set(), cnn_lenet.relu_forward
+def relu_forward(input, layer):
+    seen.add(threading.current_thread())
+    return right(input, layer)
+cnn_lenet.relu_forward = relu_forward
+cnn_lenet.conv_net(*network_and_batch('lenet in small', 320))
+print(len(seen), threading.main_thread() in seen)
+"""
+
+
+@pytest.mark.parametrize('before, expected', [
+    ('import testLeNet\n', '2 False'),                          # as the scripts do, which import NumPy after that
+    ('import numpy, testLeNet\n', '1 True'),
+    ('', '1 True'),                                              # one thread of ours, since BLAS may use all cores
+])
+def test_columns_are_spread_over_the_cores_where_blas_has_one_thread(tmp_path, before, expected):
+    nothing_set = dict.fromkeys(BLAS_VARIABLES)
+    assert run(before + FOREIGN_BLAS, tmp_path, **nothing_set).strip() == expected
+
+
+BLAS_VARIABLES = ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'BLIS_NUM_THREADS',
+                  'VECLIB_MAXIMUM_THREADS')
+
+
+@pytest.mark.parametrize('script', ['testLeNet'])
+def test_the_scripts_ask_every_blas_for_one_thread_before_numpy_is_imported(tmp_path, script):
+    """But for one whose number the user has set."""
+    code = f'import {script}, os\nprint(*(os.environ[name] for name in {BLAS_VARIABLES}))'
+    variables = {**dict.fromkeys(BLAS_VARIABLES), 'MKL_NUM_THREADS': '3'}
+    assert run(code, tmp_path, **variables).split() == ['1', '1', '3', '1', '1']
+
+
 # While conv_net and predict work, NumPy's BLAS has one thread; afterwards it has what it had before.
 
 def numpys_openblas():

@@ -140,6 +140,18 @@ def test_the_command_of_the_readme_trains_real_mnist_to_85_percent(tmp_path):
     assert all(value.dtype == np.float32 for param in params.values() for value in param.values())
 
 
+@pytest.mark.parametrize('name, i', [('relu_backward', 6), ('pooling_layer_backward', 4)])
+def test_a_layer_function_that_changes_the_type_is_told_once(small_mnist, monkeypatch, capfd, name, i):
+    """np.zeros(shape) is float64, which makes training twice as slow."""
+    right = getattr(cnn_lenet, name)
+    monkeypatch.setattr(cnn_lenet, name, lambda *args: right(*args).astype(np.float64))
+    assert main('--max-iter', 3, '--batch-size', 5) == 0
+    [line] = capfd.readouterr().err.splitlines()
+    layers = '2, 4, 6' if i == 6 else '2, 4'
+    assert line.startswith(f'the gradients of layers {layers} are float64, the parameters float32')
+    assert 'np.zeros(shape, x.dtype)' in line
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # The same digits
 # ---------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Whatever goes wrong, no training is lost: what is saved stays, what was trained is saved, and the message helps."""
 
 import contextlib
+import io
 import os
 import pty
 import re
@@ -9,6 +10,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -287,6 +289,39 @@ def test_a_run_that_gets_a_signal_from_outside_saves(tmp_path, number):
     done = iterations(tmp_path / 'lenet.mat')
     assert process.returncode == 128 + number
     assert errors == f'{NOW}stopped after iteration {done}, saved lenet.mat; to go on: python testLeNet.py --resume\n'
+
+
+# In a program that imports the script, or a notebook, signals mean what they mean there.
+
+
+def test_an_imported_run_leaves_signals_alone_and_saves_at_ctrl_c(quick, monkeypatch, capfd):
+    before = [signal.getsignal(number) for number in SIGNALS]
+    seen = []
+    at_iteration(monkeypatch, 3, lambda: seen.extend(signal.getsignal(number) for number in SIGNALS))
+    assert quick('--max-iter', 3, signals=()) == 0 and seen == before
+
+    def interrupt():
+        raise KeyboardInterrupt
+    at_iteration(monkeypatch, 2, interrupt)
+    capfd.readouterr()
+    with pytest.raises(KeyboardInterrupt):
+        testLeNet.main(['--resume', '--max-iter', '9'])
+    assert capfd.readouterr().err.startswith('stopped after iteration 4, saved lenet.mat; to go on: ')
+    assert iterations('lenet.mat') == 4
+
+
+def test_an_imported_run_prints_where_python_prints_and_needs_no_main_thread(quick, monkeypatch, capfd):
+    """A notebook replaces the streams, and has no file descriptors for them."""
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, 'stdout', out)
+    monkeypatch.setattr(sys, 'stderr', err)
+    assert quick('--max-iter', 3, signals=()) == 0
+    thread = threading.Thread(target=quick, args=('--max-iter', 2), kwargs={'signals': ()})
+    thread.start()
+    thread.join()
+    assert out.getvalue().count('final test accuracy') == 2
+    assert err.getvalue() == 'the old lenet.mat is kept beside the new one, as lenet-1.mat\n'
+    assert capfd.readouterr() == ('', '')
 
 
 ENDLESS = '''
