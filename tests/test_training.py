@@ -1,7 +1,6 @@
 """`testLeNet.py` trains as the handout says, prints what it should, and resumes where it stopped."""
 
 import os
-import pty
 import re
 import shutil
 import threading
@@ -337,7 +336,7 @@ def test_a_bad_mnist_file_is_one_line_of_error(tmp_path, damage):
 
 def test_progress_is_one_line_on_a_terminal(tmp_path):
     """A pace of a few iterations in a second, whatever the machine, lets the line be written again and again."""
-    terminal, child = pty.openpty()
+    terminal, child = pytest.importorskip('pty').openpty()
     code = FEW_IMAGES + ('import time\nconv_net = testLeNet.conv_net\n'
                          'testLeNet.conv_net = lambda *given: time.sleep(0.11) or conv_net(*given)' + MAIN)
     shown = b''

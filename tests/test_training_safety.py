@@ -3,9 +3,7 @@
 import contextlib
 import io
 import os
-import pty
 import re
-import resource
 import shlex
 import shutil
 import signal
@@ -32,6 +30,8 @@ from training_script import (
 import cnn_lenet
 import testLeNet
 from testLeNet import load_params, save_params
+
+pty, resource = (pytest.importorskip(name, reason='these tests are written for POSIX') for name in ('pty', 'resource'))
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 NOW = 'finishing this iteration, then saving; Ctrl-C again to stop now\n'

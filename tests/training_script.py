@@ -77,7 +77,7 @@ def started(folder, *flags, code=None, **options):
 @contextlib.contextmanager
 def signals_not_ignored():
     """A child started in this block can be interrupted, even if the tests run under nohup or in the background."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in testLeNet.SIGNALS}
     try:
         for number, handler in before.items():
             if handler == signal.SIG_IGN:
