@@ -6,6 +6,7 @@ from helpers import check_backward, inner_product, random_params, sizes, structu
 
 from cnn_lenet import inner_product_backward, inner_product_forward
 
+
 @pytest.mark.parametrize('h, w, c, n, num', [(1, 1, 1, 1, 1), (2, 5, 1, 1, 6), (4, 1, 3, 33, 2)])
 def test_sums_over_the_inputs_and_over_the_images(h, w, c, n, num):
     """A batch of one, and one of many."""
