@@ -65,7 +65,7 @@ def costs_of_training(steps=5):
     params, layers, data, labels = network_and_batch('lenet in small', 40)
     winc, costs = zeros_like(params), []
     for step in range(steps):
-        cp, grad = cnn_lenet.conv_net(params, layers, data, labels)
+        cp, grad = cnn_lenet.conv_net(params, layers, data, labels, threads=1)      # two would print at once
         rate = cnn_lenet.get_lr(step, 0.1, 0.0001, 0.75)
         params, winc = cnn_lenet.sgd_momentum(rate, 2 * rate, 0.9, 0.0005, params, winc, grad)
         costs.append(cp['cost'])
