@@ -11,6 +11,7 @@ is the time that counts.
 import argparse
 import contextlib
 import functools
+import inspect
 import os
 import statistics
 import sys
@@ -32,7 +33,8 @@ WARM_UP, ITERATIONS = 20, 150
 
 LAYER_NAMES = {2: 'conv1', 3: 'pool1', 4: 'conv2', 5: 'pool2', 6: 'inner product', 7: 'ReLU', 8: 'loss'}
 
-# The functions that conv_net calls: for which type of layer, what each computes, and in how many matrix products.
+# The functions that conv_net calls: for which type of layer, what each computes, and in how many matrix products (one
+# less for the lowest layer, whose input needs no gradient).
 FUNCTIONS = {
     'conv_layer_forward': ('CONV', 'forward', 1),
     'pooling_layer_forward': ('POOLING', 'forward', 0),
@@ -43,11 +45,7 @@ FUNCTIONS = {
     'inner_product_backward': ('IP', 'backward', 2),
     'pooling_layer_backward': ('POOLING', 'backward', 0),
     'conv_layer_backward': ('CONV', 'backward', 2),
-    '_conv_w_grad': ('CONV', 'dW', 1),
-    '_conv_input_od': ('CONV', 'dX', 1),
 }
-if hasattr(net, '_conv_w_grad') and hasattr(net, '_conv_input_od'):
-    del FUNCTIONS['conv_layer_backward']               # which only calls the other two
 
 
 def main():
@@ -107,11 +105,14 @@ def print_in_sequence():
 @contextlib.contextmanager
 def recorded(layers, record):
     """Within this block every call of one of FUNCTIONS also calls record((name, layer number), arguments, seconds)."""
-    originals = {name: getattr(net, name) for name in FUNCTIONS if hasattr(net, name)}
+    originals = {name: getattr(net, name) for name in FUNCTIONS}
 
     def recording(name, function):
+        signature = inspect.signature(function)
+
         @functools.wraps(function)
-        def call(*arguments):
+        def call(*arguments, **keywords):
+            arguments = signature.bind(*arguments, **keywords).args
             began = time.perf_counter()
             result = function(*arguments)
             seconds = time.perf_counter() - began
@@ -190,11 +191,12 @@ def images(arguments):
 
 
 def flop(function, layers, i, arguments):
-    """Multiplications and additions in a function's matrix products."""
+    """Multiplications and additions in a function's matrix products, of a convolution in the plain ones."""
     param = next((argument for argument in arguments if isinstance(argument, dict) and 'w' in argument), None)
     weights = (param or net.init_convnet(layers)[i - 1])['w']
     h_out, w_out, _ = net.feature_map_shapes(layers).get(i, (1, 1, 0))
-    return FUNCTIONS[function][2] * 2 * h_out * w_out * weights.size * images(arguments)
+    products = FUNCTIONS[function][2] - (function == 'conv_layer_backward' and i == 2)
+    return products * 2 * h_out * w_out * weights.size * images(arguments)
 
 
 def gemm_rate():

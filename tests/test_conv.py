@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers import check_backward, conv, feature_map, random_params, sizes, structure, with_diff
+from helpers import assert_same, check_backward, conv, feature_map, random_params, sizes, structure, with_diff
 
 from cnn_lenet import col2im_conv, conv_layer_backward, conv_layer_forward, im2col_conv
 
@@ -100,6 +100,71 @@ def test_gradient_of_each_bias_is_the_sum_over_its_own_channel():
     diff[:, :, 2] = 1
     param_grad, _ = conv_layer_backward({**output, 'diff': diff.reshape(-1, 3)}, input, layer, param)
     np.testing.assert_array_equal(param_grad['b'], [0, 0, 3 * 4 * 3])
+
+
+# Where windows have long rows, stride 1 and 2 to 7 rows, the convolution is computed with fewer multiplications. These
+# geometries are such that it is, and such that it is not.
+LONG_ROWS = [
+    (12, 12, 20, 32, 5, 1, 0, 50, 1),  # LeNet's second: two strips of four rows of the output
+    (12, 12, 20, 1, 5, 1, 0, 50, 1),
+    (8, 9, 20, 3, 5, 1, 0, 6, 1),      # one strip
+    (9, 7, 20, 3, 5, 1, 0, 6, 1),      # and a strip of one row
+    (6, 8, 20, 3, 5, 1, 0, 6, 1),      # one strip of two rows
+    (5, 7, 20, 3, 5, 1, 0, 6, 1),      # of one row
+    (11, 5, 20, 3, 5, 1, 0, 6, 1),     # one window in every row
+    (5, 5, 20, 2, 5, 1, 0, 6, 1),      # one window
+    (6, 9, 20, 3, 5, 1, 2, 6, 1),
+    (9, 6, 40, 3, 2, 1, 0, 5, 1),
+    (10, 7, 32, 2, 3, 1, 1, 8, 1),
+    (13, 14, 48, 2, 3, 1, 2, 9, 3),
+    (7, 11, 24, 2, 4, 1, 2, 6, 2),
+    (9, 8, 12, 2, 6, 1, 3, 4, 1),
+    (9, 8, 10, 2, 7, 1, 3, 4, 2),
+    (9, 8, 10, 2, 8, 1, 3, 4, 1),      # eight rows
+    (9, 8, 10, 2, 9, 1, 4, 4, 1),
+    (6, 5, 40, 2, 1, 1, 0, 4, 1),      # one row
+    (9, 11, 40, 2, 3, 2, 1, 4, 1),     # stride 2
+    (12, 12, 2, 5, 5, 1, 0, 4, 1),     # short rows
+]
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(np.float64, 1e-12), (np.float32, 1e-5)])
+@pytest.mark.parametrize('geometry', LONG_ROWS, ids=str)
+def test_fewer_multiplications_give_the_same(geometry, dtype, tolerance):
+    """As sums in float64, with an error of at most 1e-12 or 1e-5 of the largest value."""
+    h, w, c, n, k, stride, pad, num, group = geometry
+    input, layer = structure(h, w, c, n, dtype=dtype), conv(num, k, stride, pad, group)
+    param = random_params((k * k * c // group, num), dtype=dtype)
+    output = with_diff(conv_layer_forward(input, layer, param))
+    param_grad, input_od = conv_layer_backward(output, input, layer, param)
+    found = [feature_map(output), param_grad['w'], param_grad['b'], input_od.reshape(h, w, c, n)]
+    for array, expected in zip(found, sums(*geometry, feature_map(input), param, feature_map(output, 'diff'))):
+        assert array.dtype == dtype
+        np.testing.assert_allclose(array, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def sums(h, w, c, n, k, stride, pad, num, group, x, param, diff):
+    """Output, gradients with respect to w and b, and input_od: in float64, added up over positions in the windows."""
+    kernel, b = param['w'].astype(np.float64).reshape(k, k, c // group, num), param['b'].astype(np.float64)
+    padded = np.pad(x.astype(np.float64), ((pad, pad), (pad, pad), (0, 0), (0, 0)))
+    diff = diff.astype(np.float64)
+    out, w_grad, od = np.zeros(diff.shape), np.zeros(kernel.shape), np.zeros(padded.shape)
+    for i, j, g in itertools.product(range(k), range(k), range(group)):
+        channels, filters = slice(g * c // group, (g + 1) * c // group), slice(g * num // group, (g + 1) * num // group)
+        place = slice(i, i + stride * len(out), stride), slice(j, j + stride * out.shape[1], stride), channels
+        out[:, :, filters] += np.einsum('cf,ijcn->ijfn', kernel[i, j, :, filters], padded[place])
+        w_grad[i, j, :, filters] = np.einsum('ijcn,ijfn->cf', padded[place], diff[:, :, filters])
+        od[place] += np.einsum('cf,ijfn->ijcn', kernel[i, j, :, filters], diff[:, :, filters])
+    return out + b[:, None], w_grad.reshape(-1, num), diff.sum(axis=(0, 1, 3)), od[pad:pad + h, pad:pad + w]
+
+
+def test_without_a_group_there_is_one():
+    input, layer, param = case(6, 5, 2, 3, 3, 1, 0, 4, 1)
+    output = with_diff(conv_layer_forward(input, layer, param))
+    backward = conv_layer_backward(output, input, layer, param)
+    del layer['group']
+    np.testing.assert_array_equal(conv_layer_forward(input, layer, param)['data'], output['data'])
+    assert_same(conv_layer_backward(output, input, layer, param), backward)
 
 
 # im2col and col2im take one image.
