@@ -35,9 +35,11 @@ import contextlib
 import dataclasses
 import faulthandler
 import hashlib
+import inspect
 import io
 import itertools
 import math
+import re
 import shlex
 import signal
 import tempfile
@@ -197,8 +199,19 @@ def main(argv=None, signals=()):
     if not flags.resume:
         run = new_run(flags.batch_size, rng)
     with Console(run.iteration, flags.max_iter, signals) as console, warnings.catch_warnings():
+        if missing := not_written():
+            console.tell(f"not written yet: {', '.join(missing)}")
         warnings.simplefilter('ignore', RuntimeWarning)             # a cost that overflows is reported by train()
         return train(run, flags, data, console)
+
+
+def not_written():
+    """The questions whose place in the students' cnn_lenet.py is still as they got it, such as ['Q1', 'Q4'].
+
+    There a mark stands between the line that makes zeros (Q7: copies) and the line that returns them.
+    """
+    return sorted(re.findall(r'= (?:np\.zeros\w*|copy\.deepcopy)\(.*\s+# ---- (Q\d) .*\s+return ',
+                             inspect.getsource(cnn_lenet)))
 
 
 # ---------------------------------------------------------------------------------------------------------------
