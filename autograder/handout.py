@@ -23,24 +23,25 @@ from grade import QUESTIONS
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 NAME = 'hw7-handout'
-COPIED = ('testLeNet.py', 'vis_data.py', 'mnist_all.mat', 'requirements.txt', 'LICENSE', 'tests/test_questions.py')
+COPIED = ('testLeNet.py', 'vis_data.py', 'mnist_all.mat', 'requirements.txt', 'LICENSE', 'docs/errata.md',
+          'tests/test_questions.py', 'tests/conftest.py')
 
-# `python -m pytest` in the package: short tracebacks, and where the code is if a test takes longer than 30 seconds.
+# `python -m pytest` in the package shows short tracebacks.
 PYTEST_INI = '''\
 [pytest]
 testpaths = tests
 pythonpath = .
 addopts = --tb=short --no-header -rN
-faulthandler_timeout = 30
 '''
 
 IMPORTS_OF_2017 = '''\
-# copy and math are not used below: the original of 2017 imported them, and code written for it needs them.
+# copy and math are here because the original of 2017 imported them, and code written for it needs them.
 import copy
 import math
 '''
 
-# What a function returns until the student has written it: right shapes, zeros.
+# What a function is until the student has written it: its last two lines make zeros of the right shape and return
+# them, and the place to write is between the two.
 BODIES = {
     'pooling_layer_forward': '''
     h_out = (input['height'] - layer['k']) // layer['stride'] + 1
@@ -51,7 +52,7 @@ BODIES = {
 ''',
     'relu_forward': '''
     output = {key: input[key] for key in ('height', 'width', 'channel', 'batch_size')}
-    output['data'] = np.zeros(input['data'].shape, input['data'].dtype)
+    output['data'] = np.zeros_like(input['data'])
     return output
 ''',
     'inner_product_forward': '''
@@ -60,21 +61,19 @@ BODIES = {
     return output
 ''',
     'pooling_layer_backward': '''
-    input_od = np.zeros(input['data'].shape, input['data'].dtype)
+    input_od = np.zeros_like(input['data'])
     return input_od
 ''',
     'relu_backward': '''
-    input_od = np.zeros(input['data'].shape, input['data'].dtype)
+    input_od = np.zeros_like(input['data'])
     return input_od
 ''',
     'inner_product_backward': '''
-    param_grad = {key: np.zeros(param[key].shape, param[key].dtype) for key in ('w', 'b')}
-    input_od = np.zeros(input['data'].shape, input['data'].dtype)
+    input_od, param_grad = np.zeros_like(input['data']), {key: np.zeros_like(param[key]) for key in ('w', 'b')}
     return param_grad, input_od
 ''',
     'sgd_momentum': '''
-    params_ = {i: dict(param) for i, param in params.items()}
-    param_winc_ = {i: dict(winc) for i, winc in param_winc.items()}
+    params_, param_winc_ = copy.deepcopy((params, param_winc))
     return params_, param_winc_
 ''',
 }
@@ -189,10 +188,12 @@ def starter(source, keep=()):
 
 
 def placeholder(question, name, points):
-    """The marked place in which a student writes, with what the function returns until then."""
-    until = 'the parameters unchanged' if name == 'sgd_momentum' else 'zeros'
-    return (f'    # ---- {question} ({points} points): write your code here. Until then it returns {until}. ----'
-            f'{BODIES[name]}    # ---- end of {question} ----\n')
+    """The body that a student completes. While nothing stands around the mark but these lines, `not_written` in
+    testLeNet.py says so."""
+    *lines, last = BODIES[name].strip('\n').splitlines(keepends=True)
+    until = 'the parameters as they were' if name == 'sgd_momentum' else 'zeros'
+    mark = f'    # ---- {question} ({points} points): write your code here. Until then it returns {until}. ----\n'
+    return ''.join(lines) + mark + last + '\n'
 
 
 def without_unused(source):

@@ -22,10 +22,11 @@ ROOT = Path(cnn_lenet.__file__).resolve().parent
 AUTOGRADER = ROOT / 'autograder'
 SOLUTION = (ROOT / 'cnn_lenet.py').read_text()
 NAMES = {'cnn_lenet.py', 'testLeNet.py', 'vis_data.py', 'mnist_all.mat', 'requirements.txt', 'README.md', 'LICENSE',
-         'pytest.ini', 'tests/test_questions.py'}
+         'pytest.ini', 'docs/errata.md', 'tests/test_questions.py', 'tests/conftest.py'}
 POINTS = {'pooling_layer_forward': ('Q1', 20), 'relu_forward': ('Q2', 3), 'inner_product_forward': ('Q3', 10),
           'pooling_layer_backward': ('Q4', 20), 'relu_backward': ('Q5', 3), 'inner_product_backward': ('Q6', 10),
           'sgd_momentum': ('Q7', 7)}
+QUESTIONS = [question for question, _ in POINTS.values()]
 
 
 def load(path, name):
@@ -40,6 +41,10 @@ with pytest.MonkeyPatch.context() as patch:
     handout = load(AUTOGRADER / 'handout.py', 'handout')
 
 
+def placeholder(name):
+    return handout['placeholder'](POINTS[name][0], name, POINTS[name][1])
+
+
 def run(*command, cwd, **options):
     return subprocess.run([sys.executable, '-B', *map(str, command)], cwd=cwd, capture_output=True, text=True,
                           timeout=300, **options)
@@ -49,6 +54,20 @@ def pytest_in(folder, *flags):
     """What `python -m pytest` says in a package: names of the tests -> PASSED or FAILED, and all of its output."""
     process = run('-m', 'pytest', '-v', '-p', 'no:cacheprovider', *flags, cwd=folder)
     return dict(re.findall(r'::(Test\S+::.+?) (PASSED|FAILED|ERROR)', process.stdout)), process.stdout
+
+
+def written(package, folder, **bodies):
+    """A copy of the starter, without the data, in which a student has written some functions: name -> code at the mark,
+    or in place of everything below the docstring if it does not begin with an empty line."""
+    shutil.copytree(package, folder, ignore=shutil.ignore_patterns('mnist_all.mat'))
+    source = (package / 'cnn_lenet.py').read_text()
+    for name, body in bodies.items():
+        mark = next(line for line in placeholder(name).splitlines() if 'write your code here' in line)
+        old, new = (mark, mark + body) if body.startswith('\n') else (placeholder(name).rstrip(), body)
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    (folder / 'cnn_lenet.py').write_text(source)
+    return folder
 
 
 @pytest.fixture(scope='module')
@@ -152,10 +171,6 @@ def test_every_public_function_keeps_signature_and_docstring(starter):
             assert starter[name].__doc__ == value.__doc__
 
 
-def placeholder(name):
-    return handout['placeholder'](POINTS[name][0], name, POINTS[name][1])
-
-
 def test_nothing_of_the_graded_bodies_is_left(package):
     """No statement of theirs stands in the starter, but for those that other functions of the solution have too."""
     functions = {node.name: node for node in ast.parse(SOLUTION).body if isinstance(node, ast.FunctionDef)}
@@ -217,7 +232,7 @@ def given():
     text = handout['starter'](source)
     expected = '''"""Module."""
 
-# copy and math are not used below: the original of 2017 imported them, and code written for it needs them.
+# copy and math are here because the original of 2017 imported them, and code written for it needs them.
 import copy
 import math
 import os
@@ -241,7 +256,7 @@ def test_every_import_and_private_name_of_the_starter_is_used(package):
     imported = {(alias.asname or alias.name).partition('.')[0] for node in ast.walk(tree)
                 if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
     private = {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith('_')}
-    assert imported - used == {'copy', 'math'}
+    assert imported - used == {'math'}
     assert private <= used
 
 
@@ -282,21 +297,143 @@ def test_sgd_momentum_leaves_the_parameters(starter):
 def test_the_starter_runs_and_makes_no_progress(package, tmp_path):
     process = run('testLeNet.py', '--max-iter', '30', '--display-interval', '10', '--test-interval', '10',
                   '--model', tmp_path / 'starter.mat', cwd=package)
-    assert (process.returncode, process.stderr) == (0, '')
+    assert (process.returncode, process.stderr) == (0, 'not written yet: Q1, Q2, Q3, Q4, Q5, Q6, Q7\n')
     costs = [float(line.split()[2]) for line in process.stdout.splitlines() if line.startswith('cost')]
     assert costs == [pytest.approx(math.log(10), abs=1e-6)] * 3
     accuracies = set(re.findall(r'test accuracy: (\S+)', process.stdout))
     assert len(accuracies) == 1 and float(accuracies.pop()) < 0.2
 
 
+def table(text):
+    """The table that ends a run of pytest: question -> what it says, and its last line."""
+    rows = re.findall(r'^(Q\d)  (\w+) +(\d+) points   (.*)$', text, re.M)
+    assert all(POINTS[name] == (question, int(points)) for question, name, points, _ in rows)
+    return {question: state for question, *_, state in rows}, re.search(r'^ +(\d+ of \d+ points)$', text, re.M)[1]
+
+
 def test_a_student_sees_every_question_fail_until_it_is_written(package, solved):
     before, text = pytest_in(package)
-    after, _ = pytest_in(solved)
+    after, text_after = pytest_in(solved)
     assert before.keys() == after.keys() and {name[:6] for name in before} == {f'TestQ{i}' for i in range(1, 8)}
     assert set(before.values()) == {'FAILED'}
     assert set(after.values()) == {'PASSED'}
-    assert text.count('; expected ') == len(before)    # a sentence each, and no traceback
+    assert len(re.findall(r'^Q\d is not written yet: \w+ in cnn_lenet.py$', text, re.M)) == len(before)
     assert 'Error' not in text and 'warning' not in text
+    assert table(text) == (dict.fromkeys(QUESTIONS, 'not written yet'), '0 of 73 points')
+    assert table(text_after) == (dict.fromkeys(QUESTIONS, 'right'), '73 of 73 points')
+
+
+RELU = "\n    output['data'] = np.maximum(input['data'], 0)"
+
+
+@pytest.mark.parametrize('body', [
+    RELU,
+    "    return {**input, 'data': np.maximum(input['data'], 0)}",
+    # The line of zeros is replaced, and the mark stays.
+    placeholder('relu_forward').rstrip().replace("np.zeros_like(input['data'])", "np.maximum(input['data'], 0)"),
+    "\n    for place in np.ndindex(input['data'].shape):\n        output['data'][place] = max(input['data'][place], 0)",
+], ids=['at the mark', 'in place of all', 'in place of the zeros', 'into the zeros'])
+def test_what_is_written_counts_as_written(body, package, tmp_path):
+    """Whatever is left of what stood there; the rest of the starter is named before the first iteration."""
+    folder = written(package, tmp_path / 'package', relu_forward=body)
+    results, text = pytest_in(folder, '-k', 'Q1 or Q2')
+    assert {name[:6]: result for name, result in results.items()} == {'TestQ1': 'FAILED', 'TestQ2': 'PASSED'}
+    assert table(text) == ({'Q1': 'not written yet', 'Q2': 'right'}, '3 of 23 points')
+    (folder / 'mnist_all.mat').symlink_to(package / 'mnist_all.mat')
+    process = run('testLeNet.py', '--max-iter', '1', cwd=folder)
+    assert process.stderr == 'not written yet: Q1, Q3, Q4, Q5, Q6, Q7\n'
+
+
+WRONG = {
+    'Q1': ('pooling_layer_forward', """
+    output['data'] += 3""", 'expected 8, the largest number of the window [[0., 8.], [2., 7.]]'),
+    'Q2': ('relu_forward', """
+    output['data'] = abs(input['data'])""",
+        "data[2, 0] is 27; expected 0, max(0, x) for x = input['data'][2, 0] = -27"),
+    'Q3, no bias': ('inner_product_forward', """
+    output['data'] = param['w'].T @ input['data']""", 'data[0, 0] is 2.37359; expected 4.06009 = 2.374 + 1.687: '),
+    'Q4, the last window only': ('pooling_layer_backward', """
+    input_od[1], input_od[4] = 2, 4""", 'input_od[1, 0] is 2; expected 3 = 1 + 2: '
+        "input['data'][1, 0] = 14 (row 0, column 1, channel 0 of image 0) is the largest number of the window "
+        '[[4., 14.], [2., 11.]] (diff 1), and of [[14., 8.], [11., 10.]] (diff 2); 2 of 9'),
+    'Q4, to the whole window': ('pooling_layer_backward', """
+    input_od[0], input_od[1], input_od[4] = 1, 3, 7""",
+        "input_od[0, 0] is 1; expected 0: input['data'][0, 0] = 4 (row 0, column 0, channel 0 of "
+        'image 0) is not the largest number of the window [[4., 14.], [2., 11.]]; 1 of 9'),
+    'Q5': ('relu_backward', """
+    input_od = output['diff'] + 0""", "input_od[2, 0] is 4; expected 0: input['data'][2, 0] = -27 is not positive, and "
+        'stops diff[2, 0] = 4'),
+    'Q6, w': ('inner_product_backward', """
+    param_grad['w'] = input['data'] @ output['diff'].T / input['batch_size']""",
+        "param_grad['w'][0, 0] is 0.645196; expected 3.22598, the sum over all images of "
+        'data[0, image] * diff[0, image]: '
+        '(-0.35) * (-1.436) + 0.55 * 1.026 + 2.95 * 1.55 + (-0.15) * (-1.435) + (-1.85) * 1.42;'),
+    'Q6, b': ('inner_product_backward', """
+    param_grad['b'] = output['diff'].mean(axis=1)""",
+        "param_grad['b'][0] is 0.224928; expected 1.12464, the sum over all images of diff[0, image]: "
+        '(-1.436) + 1.026 + 1.55 + (-1.435) + 1.42;'),
+    'Q6, input': ('inner_product_backward', """
+    param_grad = {'w': input['data'] @ output['diff'].T, 'b': output['diff'].sum(axis=1)}""",
+        'input_od[0, 0] is 0; expected -0.0904351, the sum over all outputs of w[0, o] * diff[o, 0]: '
+        '(-0.166) * (-1.436) + 0.4406 * 1.33 + (-0.9998) * 1.621 + (-0.3953) * (-1.785);'),
+    'Q7, no decay': ('sgd_momentum', """
+    param_winc_[1]['w'] = mu * param_winc[1]['w'] + w_rate * param_grad[1]['w']""",
+        "param_winc_[1]['w'][0, 0] is 0.15; expected 0.25, the new theta = 0.9 * 0.5 + 0.1 * (-3 + 0.5 * 2) = "
+        'mu * theta + w_rate * (gradient + decay * w), equations (13) and (9)'),
+    'Q7, decay of b': ('sgd_momentum', """
+    param_winc_[1]['w'], param_winc_[1]['b'] = np.array([[0.25]]), np.array([0.54])""",
+        "param_winc_[1]['b'][0] is 0.54; expected 0.44, the new theta = 0.9 * (-0.4) + 0.2 * 4 = "
+        'mu * theta + b_rate * gradient, equation (9); b has no decay'),
+    'Q7, sign': ('sgd_momentum', """
+    param_winc_[1]['w'], param_winc_[1]['b'] = np.array([[0.25]]), np.array([0.44])
+    params_[1]['w'] += 0.25""", "params_[1]['w'][0, 0] is 2.25; expected 1.75 = 2 - 0.25 = w - theta, equation (10)"),
+    'Q1 changes its input': ('pooling_layer_forward', """
+    input.update(output)
+    return input""", "pooling_layer_forward changed input['height'], which belongs to its caller; work on a copy"),
+    'Q5 changes diff': ('relu_backward', """
+    output['diff'][input['data'] <= 0] = 0
+    return output['diff']""", "relu_backward changed output['diff'], which belongs to its caller; work on a copy"),
+}
+
+
+@pytest.mark.parametrize('name, body, message', WRONG.values(), ids=WRONG)
+def test_a_failure_says_in_one_sentence_why_another_number_was_expected(name, body, message, package, tmp_path):
+    results, text = pytest_in(written(package, tmp_path / 'package', **{name: body}), '-k', name)
+    assert {test[4:6] for test in results} == {POINTS[name][0]} and 'FAILED' in results.values()
+    assert f'{name} ' in text and message in text
+    assert table(text)[0] == {POINTS[name][0]: 'wrong'}
+
+
+def test_endless_code_is_stopped_and_the_next_test_runs(package, tmp_path):
+    """After 30 seconds, here after one."""
+    folder = written(package, tmp_path / 'package', relu_forward=RELU, relu_backward="""
+    while True:
+        input_od += 1    # for ever""")
+    tests = folder / 'tests' / 'test_questions.py'
+    tests.write_text(re.sub('^SECONDS = 30 ', 'SECONDS = 1 ', tests.read_text(), flags=re.M))
+    results, text = pytest_in(folder, '-k', 'relu')
+    assert list(results.values()) == ['PASSED', 'PASSED', 'FAILED', 'FAILED']
+    assert text.count('TimeoutError: relu_backward was stopped in the lines above') == 2
+    assert re.search(r'^cnn_lenet.py:\d+: in relu_backward$', text, re.M) and 'in call' not in text
+
+
+@pytest.mark.parametrize('flags', [['-k', 'Q4'], ['-k', 'pooling_layer_backward']])
+def test_a_question_is_chosen_by_its_number_or_its_function(flags, solved):
+    results, text = pytest_in(solved, *flags)
+    assert {name[:6] for name in results} == {'TestQ4'} and set(results.values()) == {'PASSED'}
+    assert table(text) == ({'Q4': 'right'}, '20 of 20 points')
+
+
+@pytest.mark.parametrize('folder', ['.', 'tests'])
+def test_the_tests_run_as_a_script(folder, solved):
+    process = run(solved / 'tests' / 'test_questions.py', '-p', 'no:cacheprovider', cwd=solved / folder)
+    assert (process.returncode, process.stderr) == (0, '')
+    assert table(process.stdout) == (dict.fromkeys(QUESTIONS, 'right'), '73 of 73 points')
+
+
+def test_there_is_no_table_among_other_tests():
+    process = run('-m', 'pytest', 'tests/test_questions.py', 'tests/test_relu.py', '-p', 'no:cacheprovider', cwd=ROOT)
+    assert process.returncode == 0 and 'points' not in process.stdout
 
 
 # Runs pytest in a package as many times as there are functions, each time with the starter in which one is written.
@@ -312,7 +449,7 @@ class Notes:
 for name, (source, question) in sources.items():
     Path('cnn_lenet.py').write_text(source)
     for flags in ([], ['-k', question]):
-        for module in ('cnn_lenet', 'test_questions'):
+        for module in ('cnn_lenet', 'testLeNet', 'test_questions'):
             sys.modules.pop(module, None)
         results = {}
         pytest.main(['-p', 'no:cacheprovider', '--tb=no', *flags], plugins=[Notes()])
@@ -390,9 +527,9 @@ def test_one_function_of_the_solution_in_the_starter_gets_its_points(name):
 def test_an_autolab_lab_is_built_and_grades(tmp_path):
     """make builds the archives; an empty folder with Makefile, autograde.tar and hw7.tar is what Autolab makes."""
     lab, box = tmp_path / 'project', tmp_path / 'box'
-    (lab / 'tests').mkdir(parents=True)
     box.mkdir()
     for name in ('cnn_lenet.py', *handout['COPIED']):
+        (lab / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, lab / name)
     shutil.copytree(AUTOGRADER, lab / 'autograder', ignore=shutil.ignore_patterns('*.tar', 'hw7-handout'))
     make = ['make', '--no-print-directory', f'PYTHON={sys.executable}']

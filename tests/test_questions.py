@@ -1,8 +1,8 @@
 """Q1 to Q7: each of the seven functions against its definition in the handout.
 
-    python -m pytest           all questions
-    python -m pytest -k Q4     one question
-    python -m pytest -x        up to the first failure
+    python -m pytest tests/test_questions.py           all questions, then a table of them
+    python -m pytest tests/test_questions.py -k Q4     one question (or: -k pooling_layer_backward)
+    python -m pytest tests/test_questions.py -x        up to the first failure
 
 Forward functions are compared with the handout's definitions, written as plain loops over single numbers (far too slow
 to train with), backward functions with finite differences of those loops (section 8), and sgd_momentum with equations
@@ -11,14 +11,33 @@ solved in any order. Inputs are chosen so that every gradient is certain: no two
 input of a ReLU is near 0.
 """
 
+import _thread
 import copy
 import inspect
-import warnings
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 
+if __name__ == '__main__':                             # python tests/test_questions.py: pytest finds cnn_lenet.py
+    sys.exit(pytest.main([__file__, *sys.argv[1:]]))
+
 import cnn_lenet
+from testLeNet import not_written
+
+# The handout's points.
+QUESTIONS = {
+    'Q1': ('pooling_layer_forward', 20),
+    'Q2': ('relu_forward', 3),
+    'Q3': ('inner_product_forward', 10),
+    'Q4': ('pooling_layer_backward', 20),
+    'Q5': ('relu_backward', 3),
+    'Q6': ('inner_product_backward', 10),
+    'Q7': ('sgd_momentum', 7),
+}
+SECONDS = 30     # that a function may take for the few numbers that it is given here
 
 RELU = {'type': 'RELU'}
 SIZES = ('height', 'width', 'channel', 'batch_size')
@@ -119,20 +138,31 @@ def gradient(f, array, h=1e-3):
 
 
 def call(name, *arguments):
-    """What the function returns. Its own errors keep their traceback; changing an argument gives a warning only."""
+    """What the function returns. Its own errors keep their traceback, with the line where they were raised."""
     __tracebackhide__ = True
+    question = next(question for question, (function, _) in QUESTIONS.items() if function == name)
+    if question in not_written():
+        fail(f'{question} is not written yet: {name} in cnn_lenet.py')
     function, given = getattr(cnn_lenet, name), copy.deepcopy(arguments)
     names = inspect.signature(function).parameters
+    began, timer = time.monotonic(), threading.Timer(SECONDS, _thread.interrupt_main)    # Windows has no alarm signal
+    timer.start()
     try:
         result = function(*given)
+    except KeyboardInterrupt as interrupt:
+        if time.monotonic() - began < SECONDS:
+            raise                                      # somebody has pressed Ctrl-C
+        error = TimeoutError(f'{name} was stopped in the lines above, as it had not returned after {SECONDS} seconds')
+        raise error.with_traceback(interrupt.__traceback__) from None
     except Exception:
         print(f'{name} was called with', *(f'    {key} = {describe(value)}' for key, value in zip(names, arguments)),
               sep='\n')
         raise
+    finally:
+        timer.cancel()
     for argument, before, after in zip(names, arguments, given):
-        if not same(before, after):
-            warnings.warn(f'{name} changed its argument {argument!r}: the caller still needs it as it was; '
-                          'write into a copy', stacklevel=2)
+        if part := changed(argument, before, after):
+            fail(f'{name} changed {part}, which belongs to its caller; work on a copy')
     return result
 
 
@@ -143,10 +173,12 @@ def describe(argument):
     return f'array of shape {argument.shape}' if isinstance(argument, np.ndarray) else repr(argument)
 
 
-def same(before, after):
-    if isinstance(before, dict):
-        return isinstance(after, dict) and all(key in after and same(before[key], after[key]) for key in before)
-    return np.array_equal(before, after)
+def changed(name, before, after):
+    """The first part of an argument that is not as it was before the call, such as input['data']; or None."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        parts = (changed(f'{name}[{key!r}]', value, after.get(key)) for key, value in before.items())
+        return next(filter(None, parts), None)
+    return None if np.array_equal(before, after) else name
 
 
 def on(input, layer):
@@ -170,15 +202,12 @@ def kind(value):
 def numbers(array):
     """A few numbers on one line; a single column as a row."""
     array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
-    return ' '.join(np.array2string(array, precision=4, separator=', ', threshold=16, edgeitems=2).split())
+    text = np.array2string(array, precision=4, separator=', ', threshold=16, edgeitems=2)
+    return ' '.join(text.split()).replace('[ ', '[').replace(' ]', ']').replace(' ,', ',')
 
 
-def check_array(name, found, expected, source, given):
-    """Fail unless an array holds the expected numbers.
-
-    source  where the expected number comes from
-    given   function that says what a place's number is made of
-    """
+def check_array(name, found, expected, why):
+    """Fail unless an array holds the expected numbers; why(*place) says how the number at a place comes about."""
     __tracebackhide__ = True
     if not isinstance(found, np.ndarray):
         fail(f'{name} is {kind(found)}; expected an array of shape {expected.shape}')
@@ -192,11 +221,10 @@ def check_array(name, found, expected, source, given):
         place = tuple(map(int, np.argwhere(wrong)[0]))
         whole = f' (the array is of type {found.dtype})' if np.issubdtype(found.dtype, np.integer) else ''
         more = f'; {wrong.sum()} of {wrong.size} numbers differ' if wrong.size > 1 else ''
-        fail(f'{name}{list(place)} is {found[place]:.6g}{whole}; expected {expected[place]:.6g}, {source} '
-             f'{given(*place)}{more}')
+        fail(f'{name}{list(place)} is {found[place]:.6g}{whole}; expected {expected[place]:.6g}{why(*place)}{more}')
 
 
-def check_structure(name, found, expected, source, given):
+def check_structure(name, found, expected, why):
     """Fail unless a structure has the expected sizes and data."""
     __tracebackhide__ = True
     if not isinstance(found, dict):
@@ -209,7 +237,7 @@ def check_structure(name, found, expected, source, given):
         allowed = (1, expected['channel']) if column and key != 'batch_size' else (expected[key],)
         if not isinstance(found[key], (int, np.integer)) or found[key] not in allowed:
             fail(f'{name} returned {key} = {found[key]!r}; expected {expected[key]}')
-    check_array(f'{name}: data', found['data'], expected['data'], source, given)
+    check_array(f'{name}: data', found['data'], expected['data'], why)
 
 
 def check_pair(name, found, parts):
@@ -219,7 +247,7 @@ def check_pair(name, found, parts):
     return found
 
 
-def check_params(name, found, expected, source, given):
+def check_params(name, found, expected, why):
     """Fail unless a dict has a w and a b with the expected numbers."""
     __tracebackhide__ = True
     if not isinstance(found, dict):
@@ -227,13 +255,22 @@ def check_params(name, found, expected, source, given):
     for key in expected:
         if key not in found:
             fail(f'{name} has no {key!r}; expected w and b')
-        check_array(f'{name}[{key!r}]', found[key], expected[key], source, lambda *place, key=key: given(key, *place))
+        check_array(f'{name}[{key!r}]', found[key], expected[key], lambda *place, key=key: why(key, *place))
 
 
 def position(input, row, image):
     """A place in `data`, in the terms of feature maps."""
     i, j, channel = np.unravel_index(row, [input[key] for key in SIZES[:3]])
-    return f'row {i}, column {j}, channel {channel} of image {image}'
+    return f'(row {i}, column {j}, channel {channel} of image {image})'
+
+
+def products(*factors):
+    """The sum of products as one would write it: 2 * 3 + (-1) * 0.5; with one factor, the sum of numbers."""
+    return ' + '.join(' * '.join(map(factor, numbers)) for numbers in zip(*factors))
+
+
+def factor(number):
+    return f'({number:.4g})' if number < 0 else f'{number:.4g}'
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -266,19 +303,17 @@ TOY_PARAM = {'w': TOY_W, 'b': np.zeros(3)}
 # ---------------------------------------------------------------------------------------------------------------
 
 
-class TestQ1:
-    """pooling_layer_forward"""
-
+class TestQ1_pooling_layer_forward:
     def check(self, input, layer, expected):
         __tracebackhide__ = True
 
-        def given(row, image):
+        def why(row, image):
             place = np.unravel_index(row, [expected[key] for key in SIZES[:3]])
-            return f'{numbers(window(input, layer, *place, image))} ({position(expected, row, image)})'
+            return (f', the largest number of the window {numbers(window(input, layer, *place, image))} '
+                    f'{position(expected, row, image)}')
 
         found = call('pooling_layer_forward', input, layer)
-        check_structure(f'pooling_layer_forward {on(input, layer)}', found, expected,
-                        'the largest number of the window', given)
+        check_structure(f'pooling_layer_forward {on(input, layer)}', found, expected, why)
 
     def test_toy_network(self):
         self.check(one_image(*TOY_MAPS), pooling(k=2, stride=1), one_image([[8, 14], [7, 7]], [[14, 14], [11, 11]]))
@@ -293,14 +328,12 @@ class TestQ1:
         self.check(input, layer, pooling_by_definition(input, layer))
 
 
-class TestQ2:
-    """relu_forward"""
-
+class TestQ2_relu_forward:
     def check(self, input, expected):
         __tracebackhide__ = True
         found = call('relu_forward', input, RELU)
-        check_structure(f'relu_forward {on(input, RELU)}', found, expected, 'max(0, x) for',
-                        lambda *place: f"x = input['data']{list(place)} = {input['data'][place]:.6g}")
+        check_structure(f'relu_forward {on(input, RELU)}', found, expected,
+                        lambda *place: f", max(0, x) for x = input['data']{list(place)} = {input['data'][place]:.6g}")
 
     def test_toy_network(self):
         self.check(one_image([[36]], [[39]], [[-27]]), one_image([[36]], [[39]], [[0]]))
@@ -310,20 +343,18 @@ class TestQ2:
         self.check(input, relu_by_definition(input))
 
 
-class TestQ3:
-    """inner_product_forward"""
-
+class TestQ3_inner_product_forward:
     def check(self, input, param, expected):
         __tracebackhide__ = True
 
-        def given(o, image):
-            return (f"for column {image} of data {numbers(input['data'][:, image])}, column {o} of w "
-                    f"{numbers(param['w'][:, o])} and b[{o}] = {param['b'][o]:.4g}")
+        def why(o, image):
+            x, w, b = input['data'][:, image], param['w'][:, o], param['b'][o]
+            return (f' = {factor(np.dot(w, x))} + {factor(b)}: the products of column {image} of data {numbers(x)} '
+                    f'and column {o} of w {numbers(w)}, added up, plus b[{o}]')
 
         layer = inner_product(len(param['b']))
         found = call('inner_product_forward', input, layer, param)
-        check_structure(f'inner_product_forward {on(input, layer)}', found, expected,
-                        'the sum of products plus b', given)
+        check_structure(f'inner_product_forward {on(input, layer)}', found, expected, why)
 
     def test_toy_network(self):
         self.check(TOY_INPUT, TOY_PARAM, one_image([[36]], [[39]], [[-27]]))
@@ -339,61 +370,70 @@ class TestQ3:
 # ---------------------------------------------------------------------------------------------------------------
 
 
-class TestQ4:
-    """pooling_layer_backward"""
-
-    def check(self, output, input, layer, expected, source):
+class TestQ4_pooling_layer_backward:
+    def check(self, output, input, layer, expected):
         __tracebackhide__ = True
+        diff = feature_maps({**output, 'data': output['diff']})
 
-        def given(row, image):
-            return f"where input['data'] is {input['data'][row, image]:.6g} ({position(input, row, image)})"
+        def why(row, image):
+            """Which windows the number lies in, of which it is the largest, and the gradients of those."""
+            i, j, channel = np.unravel_index(row, [input[key] for key in SIZES[:3]])
+            number = input['data'][row, image]
+            places = [(*place, channel, image) for place in np.ndindex(diff.shape[:2])
+                      if all(0 <= at - first * layer['stride'] < layer['k'] for at, first in zip((i, j), place))]
+            windows = {place: window(input, layer, *place) for place in places}
+            largest = [place for place, values in windows.items() if values.max() == number]
+            this = f": input['data'][{row}, {image}] = {number:.6g} {position(input, row, image)} is"
+            if not places:
+                return f'{this} in no window'
+            if not largest:
+                return f'{this} not the largest number of the window ' + ' or '.join(map(numbers, windows.values()))
+            total = f' = {products([diff[place] for place in largest])}' if len(largest) > 1 else ''
+            return f'{total}{this} the largest number of the window ' + ', and of '.join(
+                f'{numbers(windows[place])} (diff {diff[place]:.4g})' for place in largest)
 
         found = call('pooling_layer_backward', output, input, layer)
-        check_array(f'pooling_layer_backward {on(input, layer)}: input_od', found, expected, source, given)
+        check_array(f'pooling_layer_backward {on(input, layer)}: input_od', found, expected, why)
 
     def test_by_hand(self):
         """The map of filter 2 again. 14 and 11 are each the largest of two windows, and get the gradient of both."""
         input, layer = one_image(TOY_MAPS[1]), pooling(k=2, stride=1)
         output = {**one_image([[14, 14], [11, 11]]), 'diff': np.array([[1.], [2], [3], [4]])}
-        expected = one_image([[0, 1 + 2, 0], [0, 3 + 4, 0], [0, 0, 0]])
-        self.check(output, input, layer, expected['data'], 'worked out by hand,')
+        self.check(output, input, layer, one_image([[0, 1 + 2, 0], [0, 3 + 4, 0], [0, 0, 0]])['data'])
 
     @each_pooling
     def test_finite_difference(self, shape, layer):
         input = structure(distinct(*shape))
         output = with_diff(pooling_by_definition(input, layer))
         expected = cnn_lenet.finite_difference(output, input, 1e-3, lambda x: pooling_by_definition(x, layer))
-        self.check(output, input, layer, expected, 'the finite difference')
+        self.check(output, input, layer, expected)
 
 
-class TestQ5:
-    """relu_backward"""
-
-    def check(self, output, input, expected, source):
+class TestQ5_relu_backward:
+    def check(self, output, input, expected):
         __tracebackhide__ = True
 
-        def given(*place):
-            return f"for input['data'] = {input['data'][place]:.6g} and diff = {output['diff'][place]:.6g}"
+        def why(*place):
+            x, diff = input['data'][place], output['diff'][place]
+            return (f" = diff{list(place)}: input['data']{list(place)} = {x:.6g} is positive" if x > 0 else
+                    f": input['data']{list(place)} = {x:.6g} is not positive, and stops diff{list(place)} = {diff:.6g}")
 
         found = call('relu_backward', output, input, RELU)
-        check_array(f'relu_backward {on(input, RELU)}: input_od', found, expected, source, given)
+        check_array(f'relu_backward {on(input, RELU)}: input_od', found, expected, why)
 
     def test_by_hand(self):
         """The three numbers of the toy network: the gradient of the third is stopped."""
         input = one_image([[36]], [[39]], [[-27]])
         output = {**one_image([[36]], [[39]], [[0]]), 'diff': np.array([[2.], [-3], [4]])}
-        self.check(output, input, np.array([[2.], [-3], [0]]), 'worked out by hand')
+        self.check(output, input, np.array([[2.], [-3], [0]]))
 
     def test_finite_difference(self):
         input = structure(distinct(3, 2, 4, 5))
         output = with_diff(relu_by_definition(input))
-        self.check(output, input, cnn_lenet.finite_difference(output, input, 1e-3, relu_by_definition),
-                   'the finite difference')
+        self.check(output, input, cnn_lenet.finite_difference(output, input, 1e-3, relu_by_definition))
 
 
-class TestQ6:
-    """inner_product_backward"""
-
+class TestQ6_inner_product_backward:
     input = structure(distinct(2, 3, 2, 5))
     param = random_params(12, 4)
     output = with_diff(inner_product_by_definition(input, param))
@@ -406,14 +446,25 @@ class TestQ6:
         found = call('inner_product_backward', output, input, layer, param)
         return name, *check_pair(name, found, 'param_grad, input_od')
 
+    def check_param_grad(self, output, input, param, expected):
+        __tracebackhide__ = True
+
+        def why(key, *place):
+            data, diff = input['data'][place[0]], output['diff'][place[-1]]
+            if key == 'w':
+                row, o = place
+                return f", the sum over all images of data[{row}, image] * diff[{o}, image]: {products(data, diff)}"
+            return f', the sum over all images of diff[{place[0]}, image]: {products(diff)}'
+
+        name, param_grad, _ = self.call(output, input, param)
+        check_params(f'{name}: param_grad', param_grad, expected, why)
+
     def test_toy_network(self):
         """dJ/dW1 is the gradient of the output times the input; a is the handout's dJ/ds1."""
         a = 0.0474258732
         output = {**one_image([[36]], [[39]], [[-27]]), 'diff': np.array([[a], [-a], [0]])}
-        name, param_grad, _ = self.call(output, TOY_INPUT, TOY_PARAM)
         expected = {'w': np.outer([8, 14, 14, 14, 7, 11, 7, 11], [a, -a, 0]), 'b': np.array([a, -a, 0])}
-        check_params(f'{name}: param_grad', param_grad, expected, 'worked out by hand',
-                     lambda key, *place: f"for data {numbers(TOY_INPUT['data'])} and diff {numbers(output['diff'])}")
+        self.check_param_grad(output, TOY_INPUT, TOY_PARAM, expected)
 
     @pytest.mark.parametrize('key', ['w', 'b'])
     def test_param_grad(self, key):
@@ -421,18 +472,17 @@ class TestQ6:
             output = inner_product_by_definition(self.input, {**self.param, key: value})
             return (self.output['diff'] * output['data']).sum()
 
-        expected = {key: gradient(weighted_sum, self.param[key])}
-        name, param_grad, _ = self.call(self.output, self.input, self.param)
-        check_params(f'{name}: param_grad', param_grad, expected, 'the central difference',
-                     lambda *place: f"of sum(diff * output) over all {self.input['batch_size']} images")
+        self.check_param_grad(self.output, self.input, self.param, {key: gradient(weighted_sum, self.param[key])})
 
     def test_input_od(self):
+        def why(row, image):
+            w, diff = self.param['w'][row], self.output['diff'][:, image]
+            return f', the sum over all outputs of w[{row}, o] * diff[o, {image}]: {products(w, diff)}'
+
         expected = cnn_lenet.finite_difference(
             self.output, self.input, 1e-3, lambda x: inner_product_by_definition(x, self.param))
         name, _, input_od = self.call(self.output, self.input, self.param)
-        check_array(f'{name}: input_od', input_od, expected, 'the finite difference',
-                    lambda row, image: f"for diff {numbers(self.output['diff'][:, image])} (image {image}) and "
-                                       f"row {row} of w {numbers(self.param['w'][row])}")
+        check_array(f'{name}: input_od', input_od, expected, why)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -440,9 +490,7 @@ class TestQ6:
 # ---------------------------------------------------------------------------------------------------------------
 
 
-class TestQ7:
-    """sgd_momentum"""
-
+class TestQ7_sgd_momentum:
     w_rate, b_rate, mu, decay = 0.1, 0.2, 0.9, 0.5
 
     def step(self, params, param_winc, param_grad, expected):
@@ -450,18 +498,24 @@ class TestQ7:
         __tracebackhide__ = True
         found = call('sgd_momentum', self.w_rate, self.b_rate, self.mu, self.decay, params, param_winc, param_grad)
         check_pair('sgd_momentum', found, 'params_, param_winc_')
-        for name, part, right in zip(('params_', 'param_winc_'), found, expected):
+        # theta first: if it is wrong, so are the parameters.
+        for name, part, right in list(zip(('params_', 'param_winc_'), found, expected))[::-1]:
             if not isinstance(part, dict) or part.keys() != right.keys():
                 fail(f'sgd_momentum: {name} is {kind(part)} with the keys {list(part)}; expected {list(right)}'
                      if isinstance(part, dict) else f'sgd_momentum: {name} is {kind(part)}; expected a dict')
             for i in right:
-                def given(key, *place, i=i):
+                def why(key, *place, i=i, name=name):
                     value, theta, grad = (mapping[i][key][place] for mapping in (params, param_winc, param_grad))
-                    return (f'for {key} = {value:.6g}, theta = {theta:.6g}, gradient = {grad:.6g}, '
-                            f'{key}_rate = {getattr(self, key + "_rate")}, mu = {self.mu}, '
-                            f'decay = {self.decay if key == "w" else "0 (it is for w only)"}')
+                    new = f'{self.mu} * {factor(theta)} + {getattr(self, key + "_rate")} * '
+                    new += f'({grad:.4g} + {self.decay} * {factor(value)})' if key == 'w' else factor(grad)
+                    rule = ('mu * theta + w_rate * (gradient + decay * w), equations (13) and (9)' if key == 'w' else
+                            'mu * theta + b_rate * gradient, equation (9); b has no decay')
+                    if name == 'param_winc_':
+                        return f', the new theta = {new} = {rule}'
+                    return (f' = {value:.4g} - {factor(expected[1][i][key][place])} = {key} - theta, equation (10), '
+                            'where theta is the new one, as in param_winc_')
 
-                check_params(f'sgd_momentum: {name}[{i}]', part[i], right[i], 'by equations (9), (10) and (13)', given)
+                check_params(f'sgd_momentum: {name}[{i}]', part[i], right[i], why)
         return found
 
     def by_equation(self, params, param_winc, param_grad):

@@ -1,0 +1,20 @@
+"""A run of test_questions.py alone ends with a table of the questions."""
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = [report for outcome in ('passed', 'failed') for report in terminalreporter.getreports(outcome)]
+    if not reports or any('test_questions.py::' not in report.nodeid for report in reports):
+        return
+    # Not at the top, since pytest must be the first to import a test file.
+    from test_questions import QUESTIONS, not_written
+
+    terminalreporter.section('questions')
+    total = right = 0
+    for question, (name, points) in QUESTIONS.items():
+        outcomes = {report.outcome for report in reports if f'::Test{question}_' in report.nodeid}
+        if outcomes:
+            passed = outcomes == {'passed'}
+            state = 'right' if passed else 'not written yet' if question in not_written() else 'wrong'
+            total, right = total + points, right + points * passed
+            terminalreporter.line(f'{question:4}{name:24}{points:3} points   {state}')
+    terminalreporter.line(f'{right:31} of {total} points')
