@@ -3,9 +3,9 @@
     python autograder/handout.py OUT     writes OUT/hw7-handout/ and OUT/hw7-handout.tar
 
 The starter's cnn_lenet.py is the solution's, but for the seven functions that students write: those keep signature and
-docstring, and return zeros of the right shape until their bodies are written. Private helpers, constants and imports
-that only the solution's bodies need are left out. With it go the training script, the data, the tests of the seven
-functions, a README and the licence.
+docstring, and return zeros of the right shape until their bodies are written. Nothing else is taken out: what a graded
+body needs must stand in it, or be needed by the rest of the module too. With it go the training script, the data, the
+tests of the seven functions, the errata of the handout, a README and the licence.
 """
 
 import argparse
@@ -175,16 +175,22 @@ def starter(source, keep=()):
 
     Raises ValueError if one of them is missing or has no docstring.
     """
-    functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
-    edits = []
+    body = ast.parse(source).body
+    functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+    lines = source.splitlines(keepends=True)
+    edits = []                                         # (lines before, lines up to, the text between them)
     for question, (name, points) in QUESTIONS.items():
         if name in keep:
             continue
         if name not in functions or ast.get_docstring(functions[name]) is None or len(functions[name].body) < 2:
             raise ValueError(f'cnn_lenet.py has no function {name} with a docstring and a body')
         docstring = functions[name].body[0]
-        edits.append((docstring.end_lineno, end_of(functions[name], source), placeholder(question, name, points)))
-    return with_imports_of_2017(without_unused(replaced(source, edits)))
+        edits.append((docstring.end_lineno, functions[name].end_lineno, placeholder(question, name, points)))
+    first_import = next(node.lineno for node in body if isinstance(node, (ast.Import, ast.ImportFrom))) - 1
+    edits.append((first_import, first_import, IMPORTS_OF_2017))
+    for first, last, text in sorted(edits, reverse=True):
+        lines[first:last] = [text]
+    return ''.join(lines)
 
 
 def placeholder(question, name, points):
@@ -194,87 +200,6 @@ def placeholder(question, name, points):
     until = 'the parameters as they were' if name == 'sgd_momentum' else 'zeros'
     mark = f'    # ---- {question} ({points} points): write your code here. Until then it returns {until}. ----\n'
     return ''.join(lines) + mark + last + '\n'
-
-
-def without_unused(source):
-    """The source without the private functions and constants that nothing in it needs any more, and without the
-    imports that only those needed."""
-    body = ast.parse(source).body
-    needed, waiting = set(), [node for node in body if not is_private(node) and not is_import(node)]
-    while waiting:
-        names = names_used(waiting.pop()) - needed
-        needed |= names
-        waiting += [node for node in body if names_defined(node) & names]
-    edits = []
-    for node in body:
-        if is_private(node) and not names_defined(node) & needed:
-            edits.append((start_of(node, source), end_of(node, source, blank_lines=True), ''))
-        elif is_import(node):
-            node.names = [alias for alias in node.names if name_bound(alias) in needed]
-            edits.append((node.lineno - 1, node.end_lineno, ast.unparse(node) + '\n' if node.names else ''))
-    return replaced(source, edits)
-
-
-def with_imports_of_2017(source):
-    """The source with two more imports, which the original had and solutions written for it use."""
-    first = next(node for node in ast.parse(source).body if is_import(node))
-    return replaced(source, [(first.lineno - 1, first.lineno - 1, IMPORTS_OF_2017)])
-
-
-def is_import(node):
-    return isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, 'module', None) != '__future__'
-
-
-def name_bound(alias):
-    """The name that an import gives to what it imports: `scipy` for `import scipy.io`."""
-    return alias.asname or alias.name.partition('.')[0]
-
-
-def names_defined(node):
-    """The names that a function, a class or an assignment of the module defines."""
-    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-        return {node.name}
-    if isinstance(node, (ast.Assign, ast.AnnAssign)):
-        return {name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
-    return set()
-
-
-def names_used(node):
-    return {name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Load)}
-
-
-def is_private(node):
-    """Whether all that a node defines begins with one underscore."""
-    names = names_defined(node)
-    return bool(names) and all(name.startswith('_') and not name.startswith('__') for name in names)
-
-
-def start_of(node, source):
-    """Where a definition begins (lines before it), with its decorators and the comment on it."""
-    lines = source.splitlines()
-    first = min([node.lineno, *(item.lineno for item in getattr(node, 'decorator_list', []))]) - 1
-    while first and lines[first - 1].startswith('#') and not lines[first - 1].startswith('# ---'):
-        first -= 1
-    return first
-
-
-def end_of(node, source, blank_lines=False):
-    """Where a definition ends (lines up to its end), with the indented comments after its last statement."""
-    lines = source.splitlines()
-    end = last = node.end_lineno
-    while last < len(lines) and (not lines[last].strip() or lines[last].lstrip() != lines[last]):
-        last += 1
-        if blank_lines or lines[last - 1].strip():
-            end = last
-    return end
-
-
-def replaced(source, edits):
-    """The source with other text in place of some of its lines; an edit is (lines before, lines up to, text)."""
-    lines = source.splitlines(keepends=True)
-    for first, last, text in sorted(edits, reverse=True):
-        lines[first:last] = [text]
-    return ''.join(lines)
 
 
 if __name__ == '__main__':
