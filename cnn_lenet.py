@@ -34,11 +34,6 @@ import numpy as np
 import scipy.io
 from numpy.polynomial.polynomial import polyfromroots
 
-try:
-    import fcntl
-except ImportError:                                    # Windows, where an open file cannot be removed anyway
-    fcntl = None
-
 MNIST_FILE = pathlib.Path(__file__).resolve().parent / 'mnist_all.mat'
 
 # ---------------------------------------------------------------------------------------------------------------
