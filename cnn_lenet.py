@@ -543,8 +543,7 @@ def _forward(params, layers, shapes, data, first, last):
         function, _ = _functions()[layers[i]['type']]
         given = dict(outputs[i - 1])
         output = function(given, layers[i], *_param(params, i))
-        _check_unchanged(i, function, given, outputs[i - 1])
-        outputs[i] = _check_forward(i, function, output, shapes[i], data.shape[1])
+        outputs[i] = _check_forward(i, function, given, outputs[i - 1], output, shapes[i])
     return outputs
 
 
@@ -869,22 +868,21 @@ def _check_loss(wb, X, K):
 
 # What the layer functions return
 
-def _check_unchanged(i, function, given, below):
-    """A forward function left the structure that it was given as it was."""
+def _check_forward(i, function, given, below, output, shape):
+    """A forward function returned a structure of this shape (h, w, c). What it was given is still as it was `below`.
+
+    Returns the structure.
+    """
     if any(given.get(key) is not value for key, value in below.items()):
         raise ValueError(f'layer {i}: {function.__name__} has changed its input; expected an output of its own, '
                          'such as dict(input, data=...)')
-
-
-def _check_forward(i, function, output, shape, n):
-    """A forward function returned a structure of this shape (h, w, c) for n images. Returns it."""
-    keys, (h, w, c) = ('height', 'width', 'channel', 'batch_size'), shape
+    keys, (h, w, c), n = ('height', 'width', 'channel', 'batch_size'), shape, below['batch_size']
     if not isinstance(output, dict) or 'data' not in output:
         raise _wrong_return(i, function, _brief(output), f"a dict with the keys {[*keys, 'data']}")
     found = [output.get(key) for key in keys]
     # Outputs that are single numbers, as those of an inner product, may count as num x 1 x 1 as well.
     if found != [h, w, c, n] and not (h == w == 1 and found in ([c, 1, 1, n], [1, c, 1, n])):
-        raise _wrong_return(i, function, f'{", ".join(keys)} = {_brief(tuple(found))}', (h, w, c, n))
+        raise _wrong_return(i, function, f'{", ".join(keys)} = {found}', [h, w, c, n])
     _check_array(i, function, 'data', output['data'], (h * w * c, n))
     return {**output, 'height': h, 'width': w, 'channel': c}
 
@@ -915,13 +913,10 @@ def _wrong_return(i, function, found, expected):
 def _brief(value):
     """A value in a few words, for a message: arrays by their shapes."""
     if isinstance(value, np.ndarray):
-        return f'an array of shape {value.shape}' + ('' if value.dtype.kind in 'fiub' else f' and type {value.dtype}')
-    if isinstance(value, tuple) and any(isinstance(item, (np.ndarray, dict)) for item in value):
-        return ' and '.join(map(_brief, value))
-    if isinstance(value, dict):
-        text = f'a dict with the keys {list(value)}'
-    else:
-        text = f'a list {value}' if isinstance(value, list) else repr(value)
+        return f'an array of shape {value.shape} and type {value.dtype}'
+    if isinstance(value, (list, tuple)):
+        return f'a {type(value).__name__} of {len(value)}'
+    text = f'a dict with the keys {list(value)}' if isinstance(value, dict) else repr(value)
     return text if len(text) <= 80 else f'{text[:77]}...'
 
 
