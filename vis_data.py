@@ -2,7 +2,6 @@
 
     python vis_data.py                  reads lenet.mat, which python testLeNet.py makes
     python vis_data.py --image 12       another test image
-    python vis_data.py --draw           draw digits with the mouse and watch the net read them
     python vis_data.py --help           all flags
 
 It writes three pictures and says where they are:
@@ -32,10 +31,8 @@ if __name__ == '__main__':
 import matplotlib
 import numpy as np
 from matplotlib import pyplot
-from matplotlib.backend_bases import MouseButton
 from matplotlib.colors import Normalize
 from matplotlib.ticker import LogLocator
-from matplotlib.widgets import Button
 
 import testLeNet
 from cnn_lenet import check_params, forward, load_mnist, predict
@@ -71,11 +68,11 @@ def draw_features(params, layers, image, name='image'):
     num_filters = {'filters': layers[2]['num']} if layers[2]['type'] == 'CONV' else {}
     num_maps = count_maps(outputs)
     figure = pyplot.figure()
-    axes = _layout(figure, 2.3, {'image': 2.6, 'probabilities': 8}, num_filters | num_maps)
+    axes = layout(figure, 2.3, {'image': 2.6, 'probabilities': 8}, num_filters | num_maps)
 
     figure.suptitle(f'{name}: {headline(probabilities)}', x=0.024, ha='left', fontsize=14)
-    _draw_image(axes['image'], image.reshape(28, 28), 'layer 1: input, 28 x 28')
-    bars = _draw_probabilities(axes['probabilities'], probabilities)
+    draw_image(axes['image'], image.reshape(28, 28), 'layer 1: input, 28 x 28')
+    bars = draw_probabilities(axes['probabilities'], probabilities)
     numbers = [rounded(p, 2) if p >= 0.005 else '' for p in probabilities]
     axes['probabilities'].bar_label(bars, numbers, padding=2, fontsize=8)
     if num_filters:
@@ -85,7 +82,7 @@ def draw_features(params, layers, image, name='image'):
         _draw_maps(axes['filters'], filters, f'the {len(filters)} filters of layer 2, {k} x {k}',
                    -largest, largest, 'RdBu_r')
     for i in num_maps:
-        _draw_layer(axes[i], i, layers, outputs[i])
+        draw_layer(axes[i], i, layers, outputs[i])
     return figure
 
 
@@ -105,7 +102,7 @@ def rounded(p, digits=4):
     return text if p == 1 or float(text) < 1 else f'> {1 - 10 ** -digits:.{digits}f}'
 
 
-def _layout(figure, height, top, num_maps):
+def layout(figure, height, top, num_maps):
     """Divide the figure: a row on top, and below it one for each set of maps. Returns a dict of axes.
 
     height    of the row on top, in inches
@@ -120,25 +117,25 @@ def _layout(figure, height, top, num_maps):
     return figure.subplot_mosaic(rows, width_ratios=list(top.values()), height_ratios=inches)
 
 
-def _draw_image(ax, image, title):
+def draw_image(ax, image, title):
     ax.set(xticks=[], yticks=[], title=title, anchor='W')
     ax.spines[:].set_visible(False)
     return ax.imshow(image, cmap='gray', vmin=0, vmax=1)
 
 
-def _draw_probabilities(ax, probabilities):
+def draw_probabilities(ax, probabilities):
     ax.set(title='probability of each class', ylim=(0, 1.12), yticks=[0, 0.5, 1], xticks=range(10))
     bars = ax.bar(range(10), probabilities)
-    _set_probabilities(bars, probabilities)
+    set_probabilities(bars, probabilities)
     return bars
 
 
-def _set_probabilities(bars, probabilities):
+def set_probabilities(bars, probabilities):
     for k, (bar, p) in enumerate(zip(bars, probabilities)):
         bar.set(height=p, facecolor=BLUE if k == np.argmax(probabilities) else GREY)
 
 
-def _draw_layer(ax, i, layers, output):
+def draw_layer(ax, i, layers, output):
     """The maps that layer i makes of the first image; the colour scale is that of all images."""
     maps, data = first_maps(output), output['data']
     num, h, w = maps.shape
@@ -250,7 +247,7 @@ def draw_mistakes(images, labels, probabilities):
                   x=0.02, ha='left')
     for place, j in enumerate(shown, 1):
         ax = left.add_subplot(3, 4, place)
-        _draw_image(ax, images[:, j].reshape(28, 28), '')
+        draw_image(ax, images[:, j].reshape(28, 28), '')
         ax.set_title(f'true {labels[j]}\npredicted {predicted[j]}', loc='center', fontsize='medium')
         ax.set_xlabel(f'image {j}\np = {rounded(confidence[j])}')
     _draw_confusion(right, confusion_matrix(labels, predicted))
@@ -282,161 +279,6 @@ def _draw_confusion(figure, counts):
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Draw a digit
-# ---------------------------------------------------------------------------------------------------------------
-
-FIELD = 280              # side of the field to draw in, in pixels
-PEN = 9                  # radius of the pen: strokes a tenth as wide as a digit is high, as in MNIST
-
-
-def to_mnist(canvas):
-    """Make a drawing into an image as MNIST's authors made theirs.
-
-    canvas  (height, width) of any size: 0 where nothing is drawn, up to 1 where there is ink
-
-    Returns (28, 28) pixels in 0..1. The drawing's bounding box is scaled to fit 20 x 20, with its proportions; every
-    pixel is the mean of the area that it covers, which makes the edges grey; then the whole is moved so that its
-    centre of mass comes to the middle of the image, by whole pixels. An empty canvas gives an empty image.
-    Source: LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, 1998,
-    section III A, and the MNIST page. The middle is pixel (14, 14): so it is in all of MNIST, half a pixel at most off.
-    """
-    image = np.zeros((28, 28), np.float32)
-    rows, columns = np.flatnonzero(canvas.any(axis=1)), np.flatnonzero(canvas.any(axis=0))
-    if not len(rows):
-        return image
-    box = canvas[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
-    h, w = (max(1, round(20 * side / max(box.shape))) for side in box.shape)
-    digit = _area_means(box.shape[0], h) @ box @ _area_means(box.shape[1], w).T
-    top = 14 - np.average(np.arange(h), weights=digit.sum(axis=1))
-    left = 14 - np.average(np.arange(w), weights=digit.sum(axis=0))
-    top, left = np.clip(round(top), 0, 28 - h), np.clip(round(left), 0, 28 - w)
-    image[top:top + h, left:left + w] = digit
-    return image
-
-
-def _area_means(n, m):
-    """The matrix (m, n) that scales n pixels to m: row i holds how much of new pixel i each old one covers."""
-    edges = np.linspace(0, n, m + 1)
-    before = np.clip(edges[:, None] - np.arange(n), 0, 1)          # how much of each old pixel is before each edge
-    return np.diff(before, axis=0) * m / n
-
-
-class DrawingWindow:
-    """A field to draw a digit in, and what the net makes of it, which follows while one draws.
-
-    figure          the Figure to draw in
-    params, layers  a network on MNIST
-    images          (784, n) images whose maps set the colour scales, which then stay the same
-    path            where the key s saves the figure
-    """
-
-    @matplotlib.rc_context(STYLE)
-    def __init__(self, figure, params, layers, images, path):
-        self.figure, self.params, self.layers, self.path = figure, params, layers, path
-        self.drawings = [np.zeros((FIELD, FIELD))]   # one more with every stroke; the last is the one that is shown
-        self.pen = None                              # (x, y) in the field while the mouse button is down
-        self.background = None                       # the pixels of the window without what moves
-
-        outputs = forward(params, layers, images)
-        num_maps = count_maps(outputs)
-        axes = _layout(figure, 3, {'field': 2.6, 'picture': 2.6, 'probabilities': 3.5}, num_maps)
-        self.field = _draw_image(axes['field'], self.drawings[0], 'draw a digit here')
-        self.field.axes.set_xlabel('keys: c clear, u undo, s save, q quit', loc='left')
-        self.picture = _draw_image(axes['picture'], np.zeros((28, 28)), 'what the net gets, 28 x 28')
-        self.bars = _draw_probabilities(axes['probabilities'], np.zeros(10))
-        self.headline = axes['probabilities'].set_title('')
-        self.maps = {i: _draw_layer(axes[i], i, layers, outputs[i]) for i in num_maps}
-        self.button = Button(figure.add_axes((0.925, 0.94, 0.06, 0.04)), 'clear')
-        self.button.ax.spines[:].set_visible(False)
-
-        self.moving = [self.field, self.picture, self.headline, *self.bars, *sum(self.maps.values(), [])]
-        for artist in self.moving:
-            artist.set_animated(True)                # so that drawing the window leaves it out
-        self.button.on_clicked(lambda event: self.keep(self.drawings[:1]))
-        for name, method in (('button_press_event', self.on_press), ('motion_notify_event', self.on_move),
-                             ('button_release_event', self.on_release), ('key_press_event', self.on_key),
-                             ('draw_event', self.on_draw)):
-            figure.canvas.mpl_connect(name, method)
-        self.update()
-
-    def on_press(self, event):
-        if event.inaxes is self.field.axes and event.button == MouseButton.LEFT:
-            self.drawings.append(self.drawings[-1])
-            self.pen = self.position(event)
-            self.on_move(event)
-
-    def on_move(self, event):
-        if self.pen is not None:
-            position = self.position(event)
-            self.drawings[-1] = np.maximum(self.drawings[-1], _line(self.pen, position))
-            self.pen = position
-            self.update()
-
-    def on_release(self, event):
-        self.pen = None
-
-    def position(self, event):
-        """Where in the field the mouse is, also beyond its edges: (x, y) in pixels of the drawing."""
-        return self.field.axes.transData.inverted().transform((event.x, event.y))
-
-    def on_key(self, event):
-        if event.key == 'c':
-            self.keep(self.drawings[:1])
-        elif event.key == 'u':
-            self.keep(self.drawings[:-1] or self.drawings)
-        elif event.key == 's':
-            self.save()
-        elif event.key == 'q':
-            pyplot.close(self.figure)
-
-    def keep(self, drawings):
-        self.drawings, self.pen = drawings, None
-        self.update()
-
-    def save(self):
-        try:
-            save_figure(self.path, self.figure)
-            print(self.path, flush=True)
-        except OSError as error:                     # not the end: the drawing is still there
-            print(f'vis_data.py: error: {testLeNet.one_line(error)}', file=sys.stderr)
-
-    def update(self):
-        """Show the drawing and what the net makes of it. Redrawing what moves takes 25 ms, the window 110."""
-        image = to_mnist(self.drawings[-1])
-        outputs = forward(self.params, self.layers, image.reshape(784, 1))
-        probabilities = predict(self.params, self.layers, image.reshape(784, 1))[:, 0]
-        self.field.set_data(self.drawings[-1])
-        self.picture.set_data(image)
-        self.headline.set_text(headline(probabilities) if image.any() else 'nothing drawn yet')
-        _set_probabilities(self.bars, probabilities)
-        for i, images in self.maps.items():
-            for picture, values in zip(images, first_maps(outputs[i])):
-                picture.set_data(values)
-        if self.background is not None:
-            self.figure.canvas.restore_region(self.background)
-            self.draw_moving()
-            self.figure.canvas.blit(self.figure.bbox)
-
-    def on_draw(self, event):
-        """The whole window has been drawn but for what moves: remember its pixels, and add what moves."""
-        if not self.figure.canvas.is_saving():
-            self.background = self.figure.canvas.copy_from_bbox(self.figure.bbox)
-            self.draw_moving()
-
-    def draw_moving(self):
-        for artist in self.moving:
-            self.figure.draw_artist(artist)
-
-
-def _line(start, end):
-    """(FIELD, FIELD): the ink of the pen's line from start to end, (x, y) each. The ends are round, the edges grey."""
-    x, y = np.arange(FIELD) - start[0], np.arange(FIELD)[:, None] - start[1]
-    dx, dy = end - start
-    along = np.clip((x * dx + y * dy) / max(dx * dx + dy * dy, 1e-9), 0, 1)     # of the line, its point nearest to x, y
-    return np.clip(PEN + 0.5 - np.hypot(x - along * dx, y - along * dy), 0, 1)
-
-
-# ---------------------------------------------------------------------------------------------------------------
 # Command line
 # ---------------------------------------------------------------------------------------------------------------
 
@@ -444,20 +286,17 @@ def _line(start, end):
 def main(argv=None):
     """Write the pictures, or open the window to draw in."""
     flags = get_parser().parse_args(argv)
-    with errors_in_one_line():
+    with errors_in_one_line('vis_data.py'):
         params, layers, run = load_model(flags.model)
         rng = np.random.RandomState(run['seed'] if run else testLeNet.seed)
         *_, images, labels = load_mnist(True, np.float32, rng)
         if not 0 <= flags.image < len(labels):
             raise ValueError(f'argument --image: {flags.image} is out of range; expected 0..{len(labels) - 1}')
-        if flags.show or flags.draw:
-            check_display('--draw' if flags.draw else '--show')
+        if flags.show:
+            check_display('--show')
         else:
             pyplot.switch_backend('agg')                           # which needs no display
         os.makedirs(flags.out, exist_ok=True)
-    if flags.draw:
-        open_drawing_window(params, layers, images[:, :100], os.path.join(flags.out, 'drawn.png'))
-        return
 
     # Outside of errors_in_one_line, since what is wrong in a layer function wants Python's traceback.
     image, name = images[:, flags.image], f'test image {flags.image} (true class {labels[flags.image]})'
@@ -467,7 +306,7 @@ def main(argv=None):
     else:
         print(f'{flags.model}: holds no history of its training, so there is no training.png', file=sys.stderr)
     figures['mistakes.png'] = draw_mistakes(images, labels, predict(params, layers, images))
-    with errors_in_one_line():
+    with errors_in_one_line('vis_data.py'):
         for name, figure in figures.items():
             path = os.path.join(flags.out, name)
             save_figure(path, figure)
@@ -487,18 +326,16 @@ def get_parser():
     parser.add_argument('--out', metavar='FOLDER', default='.',
                         help='where the pictures go; made if it is not there (default: the current folder)')
     parser.add_argument('--show', action='store_true', help='also show the pictures in windows')
-    parser.add_argument('--draw', action='store_true',
-                        help='draw digits with the mouse and watch the net read them; writes no pictures by itself')
     return parser
 
 
 @contextlib.contextmanager
-def errors_in_one_line():
-    """Within this block a wrong flag, file or model ends the program in one line and a non-zero exit."""
+def errors_in_one_line(script):
+    """Within this block a wrong flag, file or model ends the script in one line, with its name, and a non-zero exit."""
     try:
         yield
     except (OSError, ValueError) as error:
-        sys.exit(f'vis_data.py: error: {testLeNet.one_line(error)}')
+        sys.exit(f'{script}: error: {testLeNet.one_line(error)}')
 
 
 def load_model(path):
@@ -545,15 +382,6 @@ def check_display(flag):
         raise ValueError(f'argument {flag}: {error}') from None
     if matplotlib.get_backend().lower() in ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template'):
         raise ValueError(f'argument {flag}: there is no display, or no toolkit for windows such as tkinter')
-
-
-def open_drawing_window(params, layers, images, path):
-    """Let the user draw until the window is closed; the arguments are those of DrawingWindow."""
-    with matplotlib.rc_context({'toolbar': 'None'}):
-        figure = pyplot.figure('Draw a digit')
-    figure.canvas.mpl_disconnect(figure.canvas.manager.key_press_handler_id)     # c, s and q mean something else there
-    figure.window = DrawingWindow(figure, params, layers, images, path)          # kept: callbacks are weak references
-    pyplot.show()
 
 
 if __name__ == '__main__':

@@ -7,10 +7,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+import read_digits
 import testLeNet
-import vis_data
 from cnn_lenet import conv_net, forward, get_lr, init_convnet, load_mnist, predict, sgd_momentum
-from vis_data import DrawingWindow, to_mnist
+from read_digits import DrawingWindow, to_mnist
 
 LENET = testLeNet.get_lenet()
 
@@ -189,7 +189,7 @@ def test_s_saves_the_figure_and_drawing_goes_on(mouse, tmp_path, capsys):
     path.mkdir()
     mouse.key('s')                                         # can't be written: one line, and the window stays
     out, error = capsys.readouterr()
-    assert out == '' and error.startswith('vis_data.py: error: ') and error.count('\n') == 1
+    assert out == '' and error.startswith('read_digits.py: error: ') and error.count('\n') == 1
     mouse.key('c')
     assert mouse.drawing.max() == 0
 
@@ -207,6 +207,6 @@ def test_what_is_shown_while_drawing_is_what_a_full_draw_shows(mouse):
 
 def test_q_closes_the_window(mouse, monkeypatch):
     closed = []
-    monkeypatch.setattr(vis_data.pyplot, 'close', closed.append)
+    monkeypatch.setattr(read_digits.pyplot, 'close', closed.append)
     mouse.key('q')
     assert closed == [mouse.canvas.figure]

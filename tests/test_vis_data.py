@@ -64,7 +64,6 @@ vis_data.main()
 """
 NO_DISPLAY = {                                         # flags, environment, what the line of error says
     '--show': (['--show'], {}, ['argument --show: there is no display']),
-    '--draw': (['--draw'], {}, ['argument --draw: there is no display']),
     'no such module': (['--show'], {'MPLBACKEND': 'module://nothing'}, ['argument --show', 'nothing']),
     'no such backend': ([], {'MPLBACKEND': 'nothing'}, ['backend', 'nothing'])}
 
