@@ -18,15 +18,17 @@ import contextlib
 import io
 import math
 import os
-import signal
 import sys
 
+import testLeNet  # which sets up BLAS, and so comes before NumPy
+
 if __name__ == '__main__':
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))     # no traceback for Ctrl-C
+    if '--show' not in sys.argv:
+        os.environ['MPLBACKEND'] = 'agg'       # pictures need no toolkit, and a notebook's may not be there
     try:
         import matplotlib
-    except ValueError as error:                                # MPLBACKEND names no backend
-        sys.exit(f'vis_data.py: error: {error}')
+    except ValueError as error:                # MPLBACKEND names no backend
+        sys.exit(f'vis_data.py: error: MPLBACKEND: {error}')
 
 import matplotlib
 import numpy as np
@@ -34,17 +36,15 @@ from matplotlib import pyplot
 from matplotlib.colors import Normalize
 from matplotlib.ticker import LogLocator
 
-import testLeNet
 from cnn_lenet import check_params, forward, load_mnist, predict
 from testLeNet import load_params, write_whole
 
 DPI = 150                # of the PNG files
-BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'     # Okabe and Ito's, which colour-blind readers tell apart
+BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'     # Okabe and Ito's palette, safe for colour-blind readers
 STYLE = {'font.size': 10, 'axes.titlesize': 11, 'axes.titlelocation': 'left', 'figure.titlesize': 11,
          'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon': False}
 LAYER_NAMES = {'CONV': 'convolution', 'POOLING': 'max pooling', 'RELU': 'ReLU'}
 COLUMNS = 10             # maps in a row
-WIDTH, HEIGHT = 1.08, 1.17       # from one map to the next, in sides of a map; above each there is its number
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -149,19 +149,31 @@ def first_maps(output):
 
 
 def _draw_maps(ax, maps, title, least, most, colours):
-    """Draw maps (num, h, w), numbered, in rows of ten on one colour scale. Returns the AxesImage of each."""
-    images, norm = [], Normalize(least, most)
-    for j, values in enumerate(maps):
+    """Draw maps (num, h, w), numbered, on one colour scale. Returns the AxesImage, whose data are `tile(maps)`."""
+    tiles = tile(maps)
+    image = ax.imshow(tiles, norm=Normalize(least, most), cmap=colours, interpolation='nearest')
+    height, width = tiles.shape[0] / math.ceil(len(maps) / COLUMNS), tiles.shape[1] / COLUMNS
+    for j in range(len(maps)):
         row, column = divmod(j, COLUMNS)
-        left, top = column * WIDTH, row * HEIGHT
-        images.append(ax.imshow(values, norm=norm, cmap=colours, interpolation='nearest',
-                                extent=(left, left + 1, top + 1, top)))
-        ax.text(left + 0.5, top - 0.04, j + 1, ha='center', va='bottom', fontsize=7.5, color='0.35')
-    ax.set(xlim=(0, (COLUMNS - 1) * WIDTH + 1), ylim=(top + 1, 1 - HEIGHT))
+        ax.text((column + 0.46) * width, (row + 0.11) * height, j + 1, ha='center', va='bottom', fontsize=7.5,
+                color='0.35')
     ax.set_axis_off()
     ax.set_title(title, pad=5)
-    ax.figure.colorbar(images[0], ax=ax, aspect=12, fraction=0.03, pad=0.01)
-    return images
+    ax.figure.colorbar(image, ax=ax, aspect=12, fraction=0.03, pad=0.01)
+    return image
+
+
+def tile(maps):
+    """Maps (num, h, w) side by side, ten in a row, as one image, with NaN above each and to its right.
+
+    One image is drawn five times faster than twenty. Small maps are enlarged, so that the gaps are whole pixels.
+    """
+    scale = max(1, round(24 / maps.shape[2]))
+    maps = maps.repeat(scale, axis=1).repeat(scale, axis=2)
+    num, h, w = maps.shape
+    maps = np.pad(maps, ((0, -num % COLUMNS), (h // 6, 0), (0, w // 12)), constant_values=np.nan)
+    rows = maps.reshape(-1, COLUMNS, *maps.shape[1:])
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows])
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -287,15 +299,13 @@ def main(argv=None):
     """Write the pictures, or open the window to draw in."""
     flags = get_parser().parse_args(argv)
     with errors_in_one_line('vis_data.py'):
+        if flags.show:
+            check_display('--show')
         params, layers, run = load_model(flags.model)
         rng = np.random.RandomState(run['seed'] if run else testLeNet.seed)
         *_, images, labels = load_mnist(True, np.float32, rng)
         if not 0 <= flags.image < len(labels):
             raise ValueError(f'argument --image: {flags.image} is out of range; expected 0..{len(labels) - 1}')
-        if flags.show:
-            check_display('--show')
-        else:
-            pyplot.switch_backend('agg')                           # which needs no display
         os.makedirs(flags.out, exist_ok=True)
 
     # Outside of errors_in_one_line, since what is wrong in a layer function wants Python's traceback.
@@ -378,11 +388,16 @@ def check_display(flag):
     """Raise ValueError, naming the flag that asks for windows, if matplotlib can't open any."""
     try:
         pyplot.switch_backend(matplotlib.get_backend())
-    except ImportError as error:         # the environment variable MPLBACKEND asks for what can't be had
+    except (ImportError, RuntimeError) as error:         # MPLBACKEND asks for what is not installed
         raise ValueError(f'argument {flag}: {error}') from None
-    if matplotlib.get_backend().lower() in ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template'):
-        raise ValueError(f'argument {flag}: there is no display, or no toolkit for windows such as tkinter')
+    backend = matplotlib.get_backend().lower()
+    if backend in ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template') or 'inline' in backend:
+        raise ValueError(f'argument {flag}: there is no display, no toolkit for windows such as tkinter, or MPLBACKEND '
+                         f'asks for a backend without windows; this one is {backend} (in IPython: %matplotlib tk)')
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:                            # no traceback for Ctrl-C
+        sys.exit(130)

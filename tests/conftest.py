@@ -1,4 +1,15 @@
-"""A run of test_questions.py alone ends with a table of the questions."""
+"""What holds for every test; and a run of test_questions.py alone ends with a table of the questions."""
+
+import os
+
+import pytest
+
+os.environ['MPLBACKEND'] = 'agg'        # before matplotlib is imported: no windows, and no notebook's backend
+
+
+def pytest_configure():
+    if not __debug__:
+        raise pytest.UsageError('python -O leaves out the assertions that tests are made of; run python -m pytest')
 
 
 def pytest_terminal_summary(terminalreporter):

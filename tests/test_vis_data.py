@@ -16,9 +16,8 @@ import testLeNet
 import vis_data
 from cnn_lenet import forward, init_convnet, load_mnist, predict
 from testLeNet import save_params
-from vis_data import HEIGHT, WIDTH, confusion_matrix, draw_features, draw_mistakes, draw_training
+from vis_data import confusion_matrix, draw_features, draw_mistakes, draw_training
 
-matplotlib.use('agg')                                  # no windows, even where there is a display
 ROOT = Path(vis_data.__file__).resolve().parent
 SCRIPT = (str(ROOT / 'vis_data.py'),)
 LENET = testLeNet.get_lenet()
@@ -31,13 +30,16 @@ def titles(figure):
     return {ax.get_title(loc='left'): ax for ax in figure.axes}
 
 
-def maps_on(ax):
-    """The maps on an axes, (num, h, w), after a look at where they are: each in its place in rows of ten."""
-    images = ax.get_images()
-    for j, image in enumerate(images):
-        left, top = j % 10 * WIDTH, j // 10 * HEIGHT
-        assert image.get_extent() == [left, left + 1, top + 1, top]
-    return np.array([image.get_array() for image in images])
+def maps_on(ax, h, w, scale=1):
+    """The twenty maps (20, h, w) on an axes, after a look at what is between them: nothing."""
+    [image] = ax.get_images()
+    tiles = np.ma.filled(image.get_array(), np.nan)
+    rows = tiles.reshape(2, len(tiles) // 2, 10, -1).swapaxes(1, 2).reshape(20, len(tiles) // 2, -1)
+    maps = rows[:, -scale * h:, :scale * w]
+    assert np.isnan(rows).sum() == rows.size - maps.size > 0
+    for row in range(1, scale):
+        np.testing.assert_array_equal(maps[:, row::scale], maps[:, ::scale])
+    return maps[:, ::scale, ::scale]
 
 
 # The script as a child: started before the first test, looked at in the last ones
@@ -62,10 +64,10 @@ import numpy, vis_data
 vis_data.load_mnist = lambda *_: [numpy.zeros((784, 2)), numpy.zeros(2, int)] * 3
 vis_data.main()
 """
-NO_DISPLAY = {                                         # flags, environment, what the line of error says
-    '--show': (['--show'], {}, ['argument --show: there is no display']),
-    'no such module': (['--show'], {'MPLBACKEND': 'module://nothing'}, ['argument --show', 'nothing']),
-    'no such backend': ([], {'MPLBACKEND': 'nothing'}, ['backend', 'nothing'])}
+NO_DISPLAY = {                                         # environment, what the line of error says
+    'no display': ({}, ['argument --show: there is no display']),
+    'no such module': ({'MPLBACKEND': 'module://nothing'}, ['argument --show', 'nothing']),
+    'no such backend': ({'MPLBACKEND': 'nothing'}, ['MPLBACKEND', 'nothing'])}
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -76,11 +78,13 @@ def running(tmp_path_factory, model):
         shutil.copy(model, folder)
         return pool.submit(run, folder, *flags, **options), folder
 
+    taken = tmp_path_factory.mktemp('taken')
+    (taken / 'features.png').mkdir()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        started = {'three pictures': start('--image', 9999, '--out', 'new/pictures')}
-        for name, (flags, environment, _) in NO_DISPLAY.items():
-            script = ('-c', ON_FEW_IMAGES) if flags else SCRIPT      # without a flag it does not get to the images
-            started[name] = start(*flags, script=script, PYTHONPATH=str(ROOT), **environment)
+        started = {'three pictures': start('--image', 9999, '--out', 'new/pictures', MPLBACKEND='module://not.there'),
+                   'cannot write': start('--out', taken, script=('-c', ON_FEW_IMAGES), PYTHONPATH=str(ROOT))}
+        for name, (environment, _) in NO_DISPLAY.items():
+            started[name] = start('--show', **environment)
         yield started
 
 
@@ -97,16 +101,16 @@ def features():
 def test_features_are_the_maps_of_each_layer_on_one_scale(features, i, title):
     image, axes = features
     expected = np.moveaxis(feature_map(forward(PARAMS, LENET, image[:, None])[i])[:, :, :, 0], 2, 0)
-    np.testing.assert_array_equal(maps_on(axes[title]), expected)
-    assert {image.get_clim() for image in axes[title].get_images()} == {(expected.min(), expected.max())}
+    np.testing.assert_array_equal(maps_on(axes[title], *expected.shape[1:], scale=i - 1), expected)
+    assert axes[title].get_images()[0].get_clim() == (expected.min(), expected.max())
     assert [text.get_text() for text in axes[title].texts] == [str(number) for number in range(1, 21)]
 
 
 def test_filters_are_those_of_layer_2_on_a_scale_symmetric_about_0(features):
     ax = features[1]['the 20 filters of layer 2, 5 x 5']
-    np.testing.assert_array_equal(maps_on(ax).reshape(20, 25), PARAMS[1]['w'].T)
+    np.testing.assert_array_equal(maps_on(ax, 5, 5, scale=5).reshape(20, 25), PARAMS[1]['w'].T)
     largest = abs(PARAMS[1]['w']).max()
-    assert {image.get_clim() for image in ax.get_images()} == {(-largest, largest)}
+    assert ax.get_images()[0].get_clim() == (-largest, largest)
 
 
 def test_features_show_the_image_its_class_and_the_probabilities(features):
@@ -271,6 +275,13 @@ def test_script_writes_three_pictures_and_says_where(running):
         assert min(matplotlib.image.imread(folder / path).shape[:2]) > 800
 
 
+def test_a_picture_that_cannot_be_written_is_one_line(running):
+    process = running['cannot write'][0].result()
+    [line] = process.stderr.splitlines()
+    assert process.returncode == 1 and process.stdout == ''
+    assert line.startswith('vis_data.py: error: ') and 'features.png' in line
+
+
 @pytest.mark.parametrize('name', NO_DISPLAY)
 def test_want_of_a_display_is_one_line(running, name):
     process, folder = running[name]
@@ -280,3 +291,23 @@ def test_want_of_a_display_is_one_line(running, name):
     for word in NO_DISPLAY[name][-1]:
         assert word in line
     assert os.listdir(folder) == ['lenet.mat']
+
+
+def test_a_backend_that_lacks_its_package_is_an_error_that_names_the_flag(monkeypatch):
+    def lacking(backend):
+        raise RuntimeError('The WebAgg backend requires Tornado.')
+
+    monkeypatch.setattr(vis_data.pyplot, 'switch_backend', lacking)
+    with raises('argument --show', 'Tornado'):
+        vis_data.check_display('--show')
+
+
+def test_running_the_script_leaves_signals_alone(tmp_path):
+    """As %run does in a notebook, which needs them for its own purposes."""
+    script = f"""import runpy, signal, sys
+before, sys.argv = signal.getsignal(signal.SIGINT), ['vis_data.py', '--model', 'none.mat']
+try:
+    runpy.run_path({SCRIPT[0]!r}, run_name='__main__')
+except SystemExit as stop:
+    print(stop.code, signal.getsignal(signal.SIGINT) is before)"""
+    assert run(tmp_path, script=('-c', script), PYTHONPATH=str(ROOT)).stdout.endswith('makes one True\n')
