@@ -7,15 +7,26 @@ The model is lenet.mat, which python testLeNet.py makes; --model PATH takes anot
 """
 
 import argparse
+import itertools
+import os
 import sys
+import time
+
+import testLeNet  # which sets up BLAS, and so comes before NumPy
+
+if __name__ == '__main__':
+    try:
+        import matplotlib
+    except ValueError as error:                # MPLBACKEND names no backend
+        sys.exit(f'read_digits.py: error: MPLBACKEND: {error}')
 
 import matplotlib
 import numpy as np
 from matplotlib import pyplot
 from matplotlib.backend_bases import MouseButton
 from matplotlib.widgets import Button
+from scipy import ndimage
 
-import testLeNet
 from cnn_lenet import forward, load_mnist, predict
 from vis_data import (
     STYLE,
@@ -27,10 +38,11 @@ from vis_data import (
     errors_in_one_line,
     first_maps,
     headline,
-    layout,
     load_model,
+    rounded,
     save_figure,
     set_probabilities,
+    tile,
 )
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -74,132 +86,203 @@ def _area_means(n, m):
 # The window to draw in
 # ---------------------------------------------------------------------------------------------------------------
 
-FIELD = 280              # side of the field to draw in, in pixels
-PEN = 9                  # radius of the pen: strokes a tenth as wide as a digit is high, as in MNIST
+PEN_WIDTH = 0.035        # on the screen, of the field's height
+PEN_RADIUS = 1.2         # in what the net gets, in pixels of MNIST: its strokes are two to three pixels wide
+FINE = 5                 # a stroke is drawn in pixels so many times finer than MNIST's
 
 
 class DrawingWindow:
-    """A field to draw a digit in, and what the net makes of it, which follows while one draws.
+    """A field to draw digits in, and what the net makes of them, which follows while one draws.
 
     figure          the Figure to draw in
     params, layers  a network on MNIST
     images          (784, n) images whose maps set the colour scales, which then stay the same
-    path            where the key s saves the figure
+
+    The mouse's way is kept as points. A toolkit that is kept busy remembers only the last place of the mouse, so that
+    a curve becomes a polygon; hence a move of the mouse adds a point and nothing else, and a timer redraws the window,
+    one part at a time.
     """
 
     @matplotlib.rc_context(STYLE)
-    def __init__(self, figure, params, layers, images, path):
-        self.figure, self.params, self.layers, self.path = figure, params, layers, path
-        self.drawings = [np.zeros((FIELD, FIELD))]   # one more with every stroke; the last is the one that is shown
-        self.pen = None                              # (x, y) in the field while the mouse button is down
-        self.background = None                       # the pixels of the window without what moves
+    def __init__(self, figure, params, layers, images):
+        self.figure, self.params, self.layers = figure, params, layers
+        self.strokes = []                # each a list of points (x, y) in heights of the field; the last may still grow
+        self.drawing = False             # is the mouse button down?
+        self.changed = False             # since the net last read what is drawn
+        self.waiting = []                # axes that do not show yet what the net has read
+        self.backgrounds = {}            # axes -> its pixels without what moves
 
         outputs = forward(params, layers, images)
-        num_maps = count_maps(outputs)
-        axes = layout(figure, 3, {'field': 2.6, 'picture': 2.6, 'probabilities': 3.5}, num_maps)
-        self.field = draw_image(axes['field'], self.drawings[0], 'draw a digit here')
-        self.field.axes.set_xlabel('keys: c clear, u undo, s save, q quit', loc='left')
-        self.picture = draw_image(axes['picture'], np.zeros((28, 28)), 'what the net gets, 28 x 28')
+        maps = count_maps(outputs)
+        rows = [['words', 'clear'], ['field', 'image'], *([i, 'probabilities'] for i in maps or ['field'])]
+        figure.set_size_inches(9.8, 6.6)                 # a screen of 768 lines has room for it
+        figure.set_layout_engine('constrained', rect=(0.02, 0.01, 0.96, 0.98))
+        axes = figure.subplot_mosaic(rows, width_ratios=(7, 2.5), height_ratios=[0.5, 2] + (len(rows) - 2) * [2])
+        axes['words'].set_axis_off()
+        self.words = axes['words'].text(0, 0.95, '', va='top', fontsize=15, in_layout=False)
+        self.note = axes['words'].text(0, 0.05, '', va='bottom', in_layout=False)
+        self.field = axes['field']
+        self.field.set(xlim=(0, 3.5), ylim=(1, 0), aspect='equal', anchor='W', facecolor='black', xticks=[], yticks=[],
+                       title='draw a digit here, or several side by side (c clear, u undo, s save, q quit)')
+        self.ink, = self.field.plot([], [], color='white', solid_capstyle='round', solid_joinstyle='round')
+        self.image = draw_image(axes['image'], np.zeros((28, 28)), 'what the net gets, 28 x 28')
         self.bars = draw_probabilities(axes['probabilities'], np.zeros(10))
-        self.headline = axes['probabilities'].set_title('')
-        self.maps = {i: draw_layer(axes[i], i, layers, outputs[i]) for i in num_maps}
-        self.button = Button(figure.add_axes((0.925, 0.94, 0.06, 0.04)), 'clear')
+        self.maps = {i: draw_layer(axes[i], i, layers, outputs[i]) for i in maps}
+        self.button = Button(axes['clear'], 'clear')
         self.button.ax.spines[:].set_visible(False)
+        self.button.on_clicked(lambda event: self.keep([]))
 
-        self.moving = [self.field, self.picture, self.headline, *self.bars, *sum(self.maps.values(), [])]
-        for artist in self.moving:
-            artist.set_animated(True)                # so that drawing the window leaves it out
-        self.button.on_clicked(lambda event: self.keep(self.drawings[:1]))
+        self.moving = {self.field: [self.ink], axes['words']: [self.words, self.note], axes['image']: [self.image],
+                       axes['probabilities']: self.bars, **{image.axes: [image] for image in self.maps.values()}}
+        for artist in sum(map(list, self.moving.values()), []):
+            artist.set_animated(True)                    # so that drawing the window leaves it out
         for name, method in (('button_press_event', self.on_press), ('motion_notify_event', self.on_move),
                              ('button_release_event', self.on_release), ('key_press_event', self.on_key),
                              ('draw_event', self.on_draw)):
             figure.canvas.mpl_connect(name, method)
-        self.update()
+        self.timer = figure.canvas.new_timer(interval=30)
+        self.timer.add_callback(self.on_timer)
+        self.timer.start()
+        figure.canvas.mpl_connect('close_event', lambda event: self.timer.stop())
+        self.read()
 
     def on_press(self, event):
-        if event.inaxes is self.field.axes and event.button == MouseButton.LEFT:
-            self.drawings.append(self.drawings[-1])
-            self.pen = self.position(event)
+        if event.inaxes is self.field and event.button == MouseButton.LEFT:
+            self.strokes.append([])
+            self.drawing = True
             self.on_move(event)
 
     def on_move(self, event):
-        if self.pen is not None:
-            position = self.position(event)
-            self.drawings[-1] = np.maximum(self.drawings[-1], _line(self.pen, position))
-            self.pen = position
-            self.update()
+        if self.drawing:                                 # also beyond the edges of the field
+            self.strokes[-1].append(self.field.transData.inverted().transform((event.x, event.y)))
+            self.changed = True
 
     def on_release(self, event):
-        self.pen = None
-
-    def position(self, event):
-        """Where in the field the mouse is, also beyond its edges: (x, y) in pixels of the drawing."""
-        return self.field.axes.transData.inverted().transform((event.x, event.y))
+        self.on_move(event)
+        self.drawing = False
 
     def on_key(self, event):
         if event.key == 'c':
-            self.keep(self.drawings[:1])
+            self.keep([])
         elif event.key == 'u':
-            self.keep(self.drawings[:-1] or self.drawings)
+            self.keep(self.strokes[:-1])
         elif event.key == 's':
             self.save()
         elif event.key == 'q':
             pyplot.close(self.figure)
 
-    def keep(self, drawings):
-        self.drawings, self.pen = drawings, None
-        self.update()
+    def keep(self, strokes):
+        self.strokes, self.drawing, self.changed = strokes, False, True
 
     def save(self):
+        """Save the window under a name that is still free."""
+        path = next(path for path in map('drawn-{}.png'.format, itertools.count(1)) if not os.path.lexists(path))
         try:
-            save_figure(self.path, self.figure)
-            print(self.path, flush=True)
-        except OSError as error:                     # not the end: the drawing is still there
-            print(f'read_digits.py: error: {testLeNet.one_line(error)}', file=sys.stderr)
+            save_figure(path, self.figure)
+            self.note.set_text(f'saved as {path}')
+        except OSError as error:                         # not the end: the drawing is still there
+            self.note.set_text(testLeNet.one_line(error))
+        self.waiting.append(self.note.axes)
 
-    def update(self):
-        """Show the drawing and what the net makes of it. Redrawing what moves takes 25 ms, the window 110."""
-        image = to_mnist(self.drawings[-1])
-        outputs = forward(self.params, self.layers, image.reshape(784, 1))
-        probabilities = predict(self.params, self.layers, image.reshape(784, 1))[:, 0]
-        self.field.set_data(self.drawings[-1])
-        self.picture.set_data(image)
-        self.headline.set_text(headline(probabilities) if image.any() else 'nothing drawn yet')
-        set_probabilities(self.bars, probabilities)
-        for i, images in self.maps.items():
-            for picture, values in zip(images, first_maps(outputs[i])):
-                picture.set_data(values)
-        if self.background is not None:
-            self.figure.canvas.restore_region(self.background)
-            self.draw_moving()
-            self.figure.canvas.blit(self.figure.bbox)
+    def on_timer(self):
+        """Redraw the ink, and of the rest as much as 10 ms allow, at least one part."""
+        if self.changed or self.waiting:
+            begin = time.perf_counter()
+            points = [point for stroke in self.strokes for point in (*stroke, (np.nan, np.nan))]
+            self.ink.set_data(*np.reshape(points, (-1, 2)).T)
+            self.redraw(self.field)
+            if not self.waiting:
+                self.changed = False
+                self.read()
+            while self.waiting and time.perf_counter() - begin < 0.01:
+                self.redraw(self.waiting.pop(0))
+
+    def read(self):
+        """Let the net read what is drawn; the maps and probabilities are those of the digit drawn last."""
+        digits = split_digits(self.strokes)
+        images = [to_mnist(draw_strokes(digit)) for digit in digits] or [np.zeros((28, 28), np.float32)]
+        last = next((j for j, digit in enumerate(digits) if digit[-1] is self.strokes[-1]), 0)
+        columns = np.reshape(images, (-1, 784)).T
+        outputs = forward(self.params, self.layers, columns[:, [last]])
+        probabilities = predict(self.params, self.layers, columns)
+        self.image.set_data(images[last])
+        for i, image in self.maps.items():
+            image.set_data(tile(first_maps(outputs[i])))
+        p = probabilities[:, last] if digits else np.zeros(10)
+        set_probabilities(self.bars, p)
+        if digits:
+            second = np.argsort(p)[-2]
+            self.words.set_text('read: ' + ' '.join(map(str, probabilities.argmax(axis=0))))
+            self.note.set_text(('last drawn: ' if len(digits) > 1 else '') +
+                               f'{headline(p)}; second guess {second}, probability {rounded(p[second])}')
+        else:
+            self.words.set_text('nothing drawn yet')
+            self.note.set_text('')
+        self.waiting = [ax for ax in self.moving if ax is not self.field]
 
     def on_draw(self, event):
         """The whole window has been drawn but for what moves: remember its pixels, and add what moves."""
-        if not self.figure.canvas.is_saving():
-            self.background = self.figure.canvas.copy_from_bbox(self.figure.bbox)
-            self.draw_moving()
+        canvas = self.figure.canvas
+        if not canvas.is_saving():
+            self.ink.set_linewidth(PEN_WIDTH * self.field.bbox.height * 72 / self.figure.dpi)
+            self.backgrounds = {ax: canvas.copy_from_bbox(ax.bbox) for ax in self.moving}
+            for ax in self.moving:
+                self.redraw(ax)
 
-    def draw_moving(self):
-        for artist in self.moving:
-            self.figure.draw_artist(artist)
+    def redraw(self, ax):
+        """Redraw what moves in an axes."""
+        if ax in self.backgrounds:
+            self.figure.canvas.restore_region(self.backgrounds[ax])
+            for artist in self.moving[ax]:
+                ax.draw_artist(artist)
+            self.figure.canvas.blit(ax.bbox)
 
 
-def _line(start, end):
-    """(FIELD, FIELD): the ink of the pen's line from start to end, (x, y) each. The ends are round, the edges grey."""
-    x, y = np.arange(FIELD) - start[0], np.arange(FIELD)[:, None] - start[1]
-    dx, dy = end - start
-    along = np.clip((x * dx + y * dy) / max(dx * dx + dy * dy, 1e-9), 0, 1)     # of the line, its point nearest to x, y
-    return np.clip(PEN + 0.5 - np.hypot(x - along * dx, y - along * dy), 0, 1)
+def split_digits(strokes):
+    """The digits of a row, from left to right: a list of lists of strokes, in the order in which they were drawn.
+
+    strokes  list of strokes, each a list of points (x, y)
+
+    A stroke belongs to the digit above or below which a third of it lies (or of the digit, if that is narrower).
+    """
+    digits = []                                          # (left, right, indices of strokes)
+    edges = [(min(x) - PEN_WIDTH / 2, max(x) + PEN_WIDTH / 2) for x in (np.array(stroke)[:, 0] for stroke in strokes)]
+    for j, (left, right) in sorted(enumerate(edges), key=lambda item: item[1]):
+        if digits:
+            begin, end, indices = digits[-1]
+            if min(right, end) - left >= min(right - left, end - begin) / 3:
+                digits[-1] = begin, max(right, end), indices + [j]
+                continue
+        digits.append((left, right, [j]))
+    return [[strokes[j] for j in sorted(indices)] for *_, indices in digits]
 
 
-def open_drawing_window(params, layers, images, path):
+def draw_strokes(strokes):
+    """Draw the strokes of a digit, whatever their size, as large as `to_mnist` makes them, only finer.
+
+    strokes  list of strokes, each a list of points (x, y)
+
+    Returns a canvas for `to_mnist`: square, 0..1.
+    """
+    strokes = [np.array(stroke) for stroke in strokes]
+    points = np.concatenate(strokes)
+    side = max(np.ptp(points, axis=0).max(), 1e-3)       # a click has none
+    blank = np.ones((20 * FINE, 20 * FINE), bool)
+    for stroke in strokes:
+        stroke = FINE * ((20 - 2 * PEN_RADIUS) / side * (stroke - points.min(axis=0)) + PEN_RADIUS)
+        way = np.insert(np.cumsum(np.hypot(*np.diff(stroke, axis=0).T)), 0, 0)       # along the stroke
+        x, y = (np.interp(np.arange(0, way[-1] + 0.5, 0.5), way, column) for column in stroke.T)
+        blank[y.astype(int), x.astype(int)] = False
+    return np.clip(FINE * PEN_RADIUS + 0.5 - ndimage.distance_transform_edt(blank), 0, 1)
+
+
+def open_drawing_window(params, layers, images):
     """Let the user draw until the window is closed; the arguments are those of DrawingWindow."""
     with matplotlib.rc_context({'toolbar': 'None'}):
         figure = pyplot.figure('Draw a digit')
     figure.canvas.mpl_disconnect(figure.canvas.manager.key_press_handler_id)     # c, s and q mean something else there
-    figure.window = DrawingWindow(figure, params, layers, images, path)          # kept: callbacks are weak references
-    pyplot.show()
+    figure.window = DrawingWindow(figure, params, layers, images)                # kept: callbacks are weak references
+    pyplot.show(block=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -214,7 +297,7 @@ def main(argv=None):
         params, layers, _ = load_model(flags.model)
         *_, images, _ = load_mnist(False, np.float32, np.random.RandomState(testLeNet.seed))
         check_display('--draw')
-    open_drawing_window(params, layers, images[:, :100], 'drawn.png')
+    open_drawing_window(params, layers, images[:, :100])
 
 
 def get_parser():

@@ -68,7 +68,7 @@ def draw_features(params, layers, image, name='image'):
     num_filters = {'filters': layers[2]['num']} if layers[2]['type'] == 'CONV' else {}
     num_maps = count_maps(outputs)
     figure = pyplot.figure()
-    axes = layout(figure, 2.3, {'image': 2.6, 'probabilities': 8}, num_filters | num_maps)
+    axes = _layout(figure, 2.3, {'image': 2.6, 'probabilities': 8}, num_filters | num_maps)
 
     figure.suptitle(f'{name}: {headline(probabilities)}', x=0.024, ha='left', fontsize=14)
     draw_image(axes['image'], image.reshape(28, 28), 'layer 1: input, 28 x 28')
@@ -102,7 +102,7 @@ def rounded(p, digits=4):
     return text if p == 1 or float(text) < 1 else f'> {1 - 10 ** -digits:.{digits}f}'
 
 
-def layout(figure, height, top, num_maps):
+def _layout(figure, height, top, num_maps):
     """Divide the figure: a row on top, and below it one for each set of maps. Returns a dict of axes.
 
     height    of the row on top, in inches
@@ -155,7 +155,7 @@ def _draw_maps(ax, maps, title, least, most, colours):
     height, width = tiles.shape[0] / math.ceil(len(maps) / COLUMNS), tiles.shape[1] / COLUMNS
     for j in range(len(maps)):
         row, column = divmod(j, COLUMNS)
-        ax.text((column + 0.46) * width, (row + 0.11) * height, j + 1, ha='center', va='bottom', fontsize=7.5,
+        ax.text((column + 0.46) * width, (row + 0.14) * height, j + 1, ha='center', va='bottom', fontsize=7.5,
                 color='0.35')
     ax.set_axis_off()
     ax.set_title(title, pad=5)
@@ -171,7 +171,7 @@ def tile(maps):
     scale = max(1, round(24 / maps.shape[2]))
     maps = maps.repeat(scale, axis=1).repeat(scale, axis=2)
     num, h, w = maps.shape
-    maps = np.pad(maps, ((0, -num % COLUMNS), (h // 6, 0), (0, w // 12)), constant_values=np.nan)
+    maps = np.pad(maps, ((0, -num % COLUMNS), (round(0.2 * h), 0), (0, round(0.08 * w))), constant_values=np.nan)
     rows = maps.reshape(-1, COLUMNS, *maps.shape[1:])
     return np.concatenate([np.concatenate(row, axis=1) for row in rows])
 
