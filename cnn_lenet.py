@@ -970,9 +970,11 @@ _POINTS = np.array([1 / 4, 3 / 4, 4 / 3, 4, -1 / 4, -3 / 4, -4 / 3, -4])
 
 
 def _strips_pay(x, w, layer):
-    """Whether the functions below can be used and are faster: a row of a window is long enough for a fast product."""
-    k = layer['k']
-    return (layer['stride'] == 1 and 2 <= k < len(_POINTS) and w.shape[0] // k >= 32
+    """Whether the functions below can be used, and are faster than the plain ones: for windows with rows of at least 64
+    numbers, if they save at least a third of the multiplications (p for a strip in place of k for a row)."""
+    k, p = layer['k'], len(_POINTS)
+    m, (h_out, _) = p + 1 - k, _output_size(*x.shape[:2], layer)
+    return (layer['stride'] == 1 and m > 0 and w.shape[0] // k >= 64 and -(-h_out // m) * p <= 2 / 3 * h_out * k
             and np.result_type(x, w) in (np.float32, np.float64))
 
 

@@ -27,6 +27,7 @@ GEOMETRIES = [
     (5, 3, 12, 2, 3, 2, 1, 4, 2),
     (3, 4, 16, 1, 2, 1, 1, 4, 4),
     (3, 3, 40, 2, 1, 2, 0, 2, 1),
+    (5, 3, 22, 2, 3, 1, 1, 2, 1),   # so many that it is computed with fewer multiplications
     (6, 3, 2, 40, 2, 1, 0, 2, 2),   # many images
 ]
 every_geometry = pytest.mark.parametrize('geometry', GEOMETRIES, ids=str)
@@ -102,36 +103,36 @@ def test_gradient_of_each_bias_is_the_sum_over_its_own_channel():
     np.testing.assert_array_equal(param_grad['b'], [0, 0, 3 * 4 * 3])
 
 
-# Where windows have long rows, stride 1 and 2 to 7 rows, the convolution is computed with fewer multiplications. These
-# geometries are such that it is, and such that it is not.
+# With long rows, stride 1 and enough windows below each other, a convolution takes fewer multiplications: k = 2 to 7,
+# in strips of 9 - k rows of the output.
 LONG_ROWS = [
-    (12, 12, 20, 32, 5, 1, 0, 50, 1),  # LeNet's second: two strips of four rows of the output
-    (12, 12, 20, 1, 5, 1, 0, 50, 1),
+    (12, 12, 20, 32, 5, 1, 0, 50, 1),  # LeNet's second: two strips
+    (12, 12, 20, 1, 5, 1, 0, 50, 1),   # of one image
     (8, 9, 20, 3, 5, 1, 0, 6, 1),      # one strip
-    (9, 7, 20, 3, 5, 1, 0, 6, 1),      # and a strip of one row
-    (6, 8, 20, 3, 5, 1, 0, 6, 1),      # one strip of two rows
-    (5, 7, 20, 3, 5, 1, 0, 6, 1),      # of one row
-    (11, 5, 20, 3, 5, 1, 0, 6, 1),     # one window in every row
-    (5, 5, 20, 2, 5, 1, 0, 6, 1),      # one window
-    (6, 9, 20, 3, 5, 1, 2, 6, 1),
-    (9, 6, 40, 3, 2, 1, 0, 5, 1),
+    (7, 9, 20, 3, 5, 1, 0, 6, 1),      # with a row less
+    (9, 7, 20, 3, 5, 1, 0, 6, 1),      # two strips, the second with one row
+    (12, 5, 20, 3, 5, 1, 0, 6, 1),     # one window in every row
+    (6, 9, 20, 3, 5, 1, 2, 6, 1),      # padding
+    (15, 6, 40, 3, 2, 1, 0, 5, 1),
     (10, 7, 32, 2, 3, 1, 1, 8, 1),
-    (13, 14, 48, 2, 3, 1, 2, 9, 3),
-    (7, 11, 24, 2, 4, 1, 2, 6, 2),
+    (13, 14, 72, 2, 3, 1, 2, 9, 3),    # groups
+    (7, 11, 40, 2, 4, 1, 2, 6, 2),
     (9, 8, 12, 2, 6, 1, 3, 4, 1),
-    (9, 8, 10, 2, 7, 1, 3, 4, 2),
-    (9, 8, 10, 2, 8, 1, 3, 4, 1),      # eight rows
+    (9, 8, 20, 2, 7, 1, 3, 4, 2),
+    # Long rows, but too few windows below each other, a larger kernel, a stride, or a kernel of one row.
+    (5, 7, 20, 3, 5, 1, 0, 6, 1),
+    (5, 5, 20, 2, 5, 1, 0, 6, 1),
+    (9, 8, 10, 2, 8, 1, 3, 4, 1),
     (9, 8, 10, 2, 9, 1, 4, 4, 1),
-    (6, 5, 40, 2, 1, 1, 0, 4, 1),      # one row
-    (9, 11, 40, 2, 3, 2, 1, 4, 1),     # stride 2
-    (12, 12, 2, 5, 5, 1, 0, 4, 1),     # short rows
+    (9, 11, 40, 2, 3, 2, 1, 4, 1),
+    (6, 5, 80, 2, 1, 1, 0, 4, 1),
 ]
 
 
 @pytest.mark.parametrize('dtype, tolerance', [(np.float64, 1e-12), (np.float32, 1e-5)])
 @pytest.mark.parametrize('geometry', LONG_ROWS, ids=str)
 def test_fewer_multiplications_give_the_same(geometry, dtype, tolerance):
-    """As sums in float64, with an error of at most 1e-12 or 1e-5 of the largest value."""
+    """The same as sums in float64, with an error of at most 1e-12 or 1e-5 of the largest value."""
     h, w, c, n, k, stride, pad, num, group = geometry
     input, layer = structure(h, w, c, n, dtype=dtype), conv(num, k, stride, pad, group)
     param = random_params((k * k * c // group, num), dtype=dtype)
