@@ -215,7 +215,7 @@ def conv_layer_forward(input, layer, param):
     layer  `num` filters of k x k, `stride`, `pad` (zeros on all sides), `group` (1 if it is missing)
     param  w (k*k*c/group, num), rows over (kernel row, kernel column, channel); b (num,)
 
-    Returns output: structure, data (h_out*w_out*num, n).
+    Returns output: structure, data (h_out*w_out*num, n). A NaN may reach windows above and below those that it is in.
     """
     x = _feature_map(input)                                                      # (h, w, c, n)
     c, n = x.shape[2:]
@@ -259,13 +259,13 @@ def conv_layer_backward(output, input, layer, param, need_input_od=True):
 
 
 def _gradients(x, w, diff, layer, need_input_od):
-    """The gradients with respect to w, the sum of window(i, j) @ diff[i, j].T over all windows, and to x (h, w, c, n),
-    or None: the sum of w @ diff[i, j] at the place of window(i, j) in the image."""
+    """The gradients with respect to w, the sum of window(i, j) @ diff[i, j].T over all windows, and to x, the sum of
+    w @ diff[i, j] at the place of window(i, j) in the image: (k*k*c, num), and (h, w, c, n) or None."""
     k, pad = layer['k'], layer['pad']
     (height, width, c, n), (h_out, w_out, num, _) = x.shape, diff.shape
-    # One product for all windows at a height: the sum over j is one over the columns that lie side by side.
-    w_grad = sum(d.swapaxes(0, 1).reshape(num, -1) @ windows.swapaxes(0, 1).reshape(k * k * c, -1).T
-                 for d, windows in zip(diff, _windows(x, layer))).T
+    # One product for each height i, with the windows side by side: it sums over the images and over j.
+    w_grad = sum(windows.swapaxes(0, 1).reshape(k * k * c, -1) @ d.swapaxes(0, 1).reshape(num, -1).T
+                 for windows, d in zip(_windows(x, layer), diff))
     if not need_input_od:
         return w_grad, None
     od = np.zeros((height + 2 * pad, width + 2 * pad, c, n), np.result_type(w, diff))
@@ -923,49 +923,53 @@ def _brief(value):
 # ---------------------------------------------------------------------------------------------------------------
 # A convolution with fewer multiplications
 #
-# For k = 5 the sums of `_correlate` and `_gradients` can be had with 2.5 times fewer multiplications, which takes a
-# quarter off an iteration. A reader who skips this section misses why, and nothing else.
+# What `_correlate` and `_gradients` compute can be had with up to 2.5 times fewer multiplications, which takes a fifth
+# off an iteration of LeNet. A reader who skips this section misses why, and nothing else.
 #
-# Why fewer are enough. Go down one column of an image: k weights w slide over p numbers x, p = m + k - 1, and give
-# m outputs, out[i] = sum of w[a] x[i + a] over a, in m k multiplications. Multiply every output by a number d[i], and
-# add up:
+# Go down one column of an image: k weights w slide over p = m + k - 1 numbers x and give m outputs, out[i] = the sum of
+# w[a] x[i + a] over a. Weigh every output with a number d[i], and add up:
 #
-#     S = sum of d[i] w[a] x[i + a] over i and a
+#     S = sum of d[i] w[a] x[i + a] over all i and a                 m k multiplications of d[i] by w[a]
 #
-# S has all of a convolution in it. Its derivative with respect to d is `out`; and if d is the gradient of the loss with
-# respect to `out`, then those with respect to w and x are the gradients of the loss with respect to w and x.
+# All that a convolution needs are derivatives of S. The one with respect to d is `out`; and if d is the gradient of the
+# loss with respect to `out`, those with respect to w and x are the gradients of the loss with respect to w and x.
 #
-# Now take d and w as the coefficients of two polynomials: d(t) = d[0] + d[1] t + ... of degree m - 1, and w(t) of
-# degree k - 1. In their product, the coefficient of t**j is
+# Why p multiplications of d by w are enough. In S, x[j] is multiplied by
 #
-#     sum of d[i] w[a] over i + a = j
+#     c[j] = sum of d[i] w[a] over i + a = j
 #
-# which is just what S multiplies by x[j]. So S needs the p coefficients of d(t) w(t). To multiply all d[i] by all w[a]
-# is one way to get them. The other: a polynomial of degree p - 1 is known from its values at p points, and its value at
-# a point takes one multiplication, d(point) times w(point). From the values Lagrange's formula leads back to the
-# coefficients: d(t) w(t) is the sum, over the points, of the value there times the polynomial that is 1 at this point
-# and 0 at the others. In matrices,
+# which are the coefficients of a product of two polynomials: of d(t) = d[0] + d[1] t + ..., of degree m - 1, and w(t),
+# of degree k - 1. One way to the product is to multiply all coefficients of the one by all of the other. But it has
+# degree p - 1, so it is known from its values at p points, and the value at a point is one multiplication: d(point)
+# times w(point). (The smallest case: two straight lines have a parabola as their product, which three points fix. That
+# takes three multiplications, not four.) Lagrange's formula leads from the values back to the coefficients: c(t) is
+# the sum, over the points, of the value there times the polynomial that is 1 at this point and 0 at the others. With
+# three matrices that depend on the points alone,
 #
-#     D d   (p)  the values of d(t) at the points: row q of D (p, m) holds the powers 0 to m - 1 of point q
-#     W w   (p)  the values of w(t): row q of W (p, k) holds the powers 0 to k - 1
-#     X x   (p)  row q of X (p, p) holds the coefficients of the polynomial that is 1 at point q and 0 at the others
+#     D d    the values of d(t):  row q of D (p, m) holds the powers 0 to m - 1 of point q
+#     W w    the values of w(t):  row q of W (p, k) holds the powers 0 to k - 1 of point q
+#     X x    row q of X (p, p) holds the coefficients of the polynomial that is 1 at point q and 0 at the others
 #
-#     S = sum of (D d)[q] (W w)[q] (X x)[q] over q
+#     S = sum of (D d)[q] (W w)[q] (X x)[q] over the points q        p multiplications: for k = 5, m = 4, 8 and not 20
 #
-# with p multiplications in place of m k: for k = 5 and p = 8, 8 in place of 20. Derivatives of this sum are
+# and its derivatives are, with products element by element,
 #
-#     out = D.T [(W w) (X x)]        dw = W.T [(D d) (X x)]        dx = X.T [(D d) (W w)]
+#     out = D.T ((W w) (X x))        dw = W.T ((D d) (X x))        dx = X.T ((D d) (W w))
 #
 # In a layer, x[r] is a row of all images, (w, c, n), w[a] a row of all filters, (k, c, num), and d[i] a row of the
 # gradient, (w_out, num, n). What takes the place of a multiplication is a convolution along a row: w.T @ window for
 # every window of it, and its two gradients. These are many multiplications, and D, W and X add few: what they make of
 # a number serves all of its products. The image is cut into strips, each of which gives m rows of the output.
 #
+# The price: rounding errors are three to four times those of the plain sums. A NaN or an infinity reaches all rows of
+# its strip. On the way numbers are up to 20,000 times as large as in the end, so that gradients in float32 overflow
+# from 1e34 on, not only from 3e38.
+#
 # Sources: Toom (1963) and Cook (1966) for products of polynomials, Winograd (Arithmetic Complexity of Computations,
 # 1980) for filters, Lavin and Gray (Fast Algorithms for Convolutional Neural Networks, 2015) for layers.
 # ---------------------------------------------------------------------------------------------------------------
 
-# Where the polynomials are evaluated. Pairs of opposite sign and sizes around 1 keep the rounding errors small.
+# The p points. Pairs of opposite sign and of reciprocals keep the rounding errors small.
 _POINTS = np.array([1 / 4, 3 / 4, 4 / 3, 4, -1 / 4, -3 / 4, -4 / 3, -4])
 
 
@@ -995,7 +999,7 @@ def _times(matrix, rows):
 
 
 def _correlate_in_strips(x, w, layer):
-    """What `_correlate` returns: D.T [(W w) (X x)] for every strip."""
+    """What `_correlate` returns: D.T ((W w) (X x)) for every strip."""
     k = layer['k']
     D, W, X = _short_products(k, np.result_type(x, w))
     x = _padded(x, layer['pad'])
@@ -1014,7 +1018,7 @@ def _correlate_in_strips(x, w, layer):
 
 
 def _gradients_in_strips(x, w, diff, layer, need_input_od):
-    """What `_gradients` returns: W.T [(D d) (X x)], summed over the strips, and X.T [(D d) (W w)] for every strip."""
+    """What `_gradients` returns: W.T ((D d) (X x)), summed over the strips, and X.T ((D d) (W w)) for every strip."""
     k, pad = layer['k'], layer['pad']
     D, W, X = _short_products(k, np.result_type(x, w, diff))
     x = _padded(x, pad)
