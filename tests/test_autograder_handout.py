@@ -56,18 +56,50 @@ def pytest_in(folder, *flags):
     return dict(re.findall(r'::(Test\S+::.+?) (PASSED|FAILED|ERROR)', process.stdout)), process.stdout
 
 
-def written(package, folder, **bodies):
-    """A copy of the starter, without the data, in which a student has written some functions: name -> code at the mark,
-    or in place of everything below the docstring if it does not begin with an empty line."""
-    shutil.copytree(package, folder, ignore=shutil.ignore_patterns('mnist_all.mat'))
+def source_with(package, **bodies):
+    """The starter's cnn_lenet.py with some functions written: name -> code at the mark, or, if it does not begin with a
+    line break, in place of everything below the docstring."""
     source = (package / 'cnn_lenet.py').read_text()
     for name, body in bodies.items():
         mark = next(line for line in placeholder(name).splitlines() if 'write your code here' in line)
         old, new = (mark, mark + body) if body.startswith('\n') else (placeholder(name).rstrip(), body)
         assert source.count(old) == 1
         source = source.replace(old, new)
-    (folder / 'cnn_lenet.py').write_text(source)
+    return source
+
+
+def copy_of(package, folder, **bodies):
+    """A copy of the starter, without the data, in which some functions are written."""
+    shutil.copytree(package, folder, ignore=shutil.ignore_patterns('mnist_all.mat'))
+    (folder / 'cnn_lenet.py').write_text(source_with(package, **bodies))
     return folder
+
+
+# Runs pytest in a package several times, each time with another cnn_lenet.py and other flags.
+RUNS = """
+import json, sys
+from pathlib import Path
+import pytest
+class Notes:
+    def pytest_runtest_logreport(self, report):
+        if report.when == 'call' or report.failed:
+            results[report.nodeid.partition('::')[2]] = report.outcome, report.longreprtext
+for source, flags in json.loads(sys.stdin.read()):
+    Path('cnn_lenet.py').write_text(source)
+    for module in ('cnn_lenet', 'testLeNet', 'test_questions'):
+        sys.modules.pop(module, None)
+    results = {}
+    pytest.main(['-p', 'no:cacheprovider', *flags], plugins=[Notes()])
+    print('RESULTS', json.dumps(results))
+"""
+
+
+def pytest_many(folder, runs):
+    """What pytest says in a package for each of several (source of cnn_lenet.py, flags), in one process, since that is
+    faster: names of the tests -> (outcome, what is printed)."""
+    process = run('-c', RUNS, cwd=folder, input=json.dumps(runs))
+    assert process.returncode == 0, process.stderr
+    return [json.loads(line[8:]) for line in process.stdout.splitlines() if line.startswith('RESULTS ')]
 
 
 @pytest.fixture(scope='module')
@@ -278,7 +310,7 @@ RELU = "\n    output['data'] = np.maximum(input['data'], 0)"
 ], ids=['at the mark', 'in place of all', 'in place of the zeros', 'into the zeros'])
 def test_what_is_written_counts_as_written(body, package, tmp_path):
     """Whatever is left of what stood there; the rest of the starter is named before the first iteration."""
-    folder = written(package, tmp_path / 'package', relu_forward=body)
+    folder = copy_of(package, tmp_path / 'package', relu_forward=body)
     results, text = pytest_in(folder, '-k', 'Q1 or Q2')
     assert {name[:6]: result for name, result in results.items()} == {'TestQ1': 'FAILED', 'TestQ2': 'PASSED'}
     assert table(text) == ({'Q1': 'not written yet', 'Q2': 'right'}, '3 of 23 points')
@@ -339,17 +371,24 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize('name, body, message', WRONG.values(), ids=WRONG)
-def test_a_failure_says_in_one_sentence_why_another_number_was_expected(name, body, message, package, tmp_path):
-    results, text = pytest_in(written(package, tmp_path / 'package', **{name: body}), '-k', name)
-    assert {test[4:6] for test in results} == {POINTS[name][0]} and 'FAILED' in results.values()
-    assert f'{name} ' in text and message in text
-    assert table(text)[0] == {POINTS[name][0]: 'wrong'}
+@pytest.fixture(scope='module')
+def wrong_answers(package, tmp_path_factory):
+    folder = copy_of(package, tmp_path_factory.mktemp('wrong') / 'package')
+    runs = [(source_with(package, **{name: body}), ['-k', name]) for name, body, _ in WRONG.values()]
+    return dict(zip(WRONG, pytest_many(folder, runs)))
+
+
+@pytest.mark.parametrize('mistake', WRONG)
+def test_a_failure_says_in_one_sentence_why_another_number_was_expected(mistake, wrong_answers):
+    name, _, message = WRONG[mistake]
+    assert {test[4:6] for test in wrong_answers[mistake]} == {POINTS[name][0]}
+    texts = [text for outcome, text in wrong_answers[mistake].values() if outcome == 'failed']
+    assert any(text.startswith(name) and message in text and '\n' not in text for text in texts)
 
 
 def test_endless_code_is_stopped_and_the_next_test_runs(package, tmp_path):
     """After 30 seconds, here after one."""
-    folder = written(package, tmp_path / 'package', relu_forward=RELU, relu_backward="""
+    folder = copy_of(package, tmp_path / 'package', relu_forward=RELU, relu_backward="""
     while True:
         input_od += 1    # for ever""")
     tests = folder / 'tests' / 'test_questions.py'
@@ -379,36 +418,13 @@ def test_there_is_no_table_among_other_tests():
     assert process.returncode == 0 and 'points' not in process.stdout
 
 
-# Runs pytest in a package as many times as there are functions, each time with the starter in which one is written.
-ONE_BY_ONE = """
-import json, sys
-from pathlib import Path
-import pytest
-sources = json.loads(sys.stdin.read())
-class Notes:
-    def pytest_runtest_logreport(self, report):
-        if report.when == 'call' or report.failed:
-            results[report.nodeid.partition('::')[2]] = report.outcome
-for name, (source, question) in sources.items():
-    Path('cnn_lenet.py').write_text(source)
-    for flags in ([], ['-k', question]):
-        for module in ('cnn_lenet', 'testLeNet', 'test_questions'):
-            sys.modules.pop(module, None)
-        results = {}
-        pytest.main(['-p', 'no:cacheprovider', '--tb=no', *flags], plugins=[Notes()])
-        print('RESULTS', json.dumps(results))
-"""
-
-
 @pytest.fixture(scope='module')
 def one_by_one(package, tmp_path_factory):
-    """dict, function -> (results of all tests, results of those that -k QUESTION chooses) where it alone is written."""
-    folder = tmp_path_factory.mktemp('one by one') / 'package'
-    shutil.copytree(package, folder, ignore=shutil.ignore_patterns('mnist_all.mat'))
-    sources = {name: (handout['starter'](SOLUTION, keep=(name,)), question) for name, (question, _) in POINTS.items()}
-    process = run('-c', ONE_BY_ONE, cwd=folder, input=json.dumps(sources))
-    assert process.returncode == 0, process.stderr
-    found = [json.loads(line[8:]) for line in process.stdout.splitlines() if line.startswith('RESULTS ')]
+    """Function -> (outcomes of all tests, outcomes of those that -k QUESTION chooses), where it alone is written."""
+    folder = copy_of(package, tmp_path_factory.mktemp('one by one') / 'package')
+    runs = [(handout['starter'](SOLUTION, keep=(name,)), flags)
+            for name, (question, _) in POINTS.items() for flags in ([], ['-k', question])]
+    found = [{test: outcome for test, (outcome, _) in results.items()} for results in pytest_many(folder, runs)]
     return dict(zip(POINTS, zip(found[::2], found[1::2])))
 
 
