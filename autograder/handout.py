@@ -23,8 +23,8 @@ from grade import QUESTIONS
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 NAME = 'hw7-handout'
-COPIED = ('testLeNet.py', 'vis_data.py', 'mnist_all.mat', 'requirements.txt', 'LICENSE', 'docs/errata.md',
-          'tests/test_questions.py', 'tests/conftest.py')
+COPIED = ('testLeNet.py', 'vis_data.py', 'read_digits.py', 'mnist_all.mat', 'requirements.txt', 'LICENSE',
+          'docs/errata.md', 'tests/test_questions.py', 'tests/conftest.py')
 
 # `python -m pytest` in the package shows short tracebacks.
 PYTEST_INI = '''\

@@ -21,8 +21,8 @@ import cnn_lenet
 ROOT = Path(cnn_lenet.__file__).resolve().parent
 AUTOGRADER = ROOT / 'autograder'
 SOLUTION = (ROOT / 'cnn_lenet.py').read_text()
-NAMES = {'cnn_lenet.py', 'testLeNet.py', 'vis_data.py', 'mnist_all.mat', 'requirements.txt', 'README.md', 'LICENSE',
-         'pytest.ini', 'docs/errata.md', 'tests/test_questions.py', 'tests/conftest.py'}
+NAMES = {'cnn_lenet.py', 'testLeNet.py', 'vis_data.py', 'read_digits.py', 'mnist_all.mat', 'requirements.txt',
+         'README.md', 'LICENSE', 'pytest.ini', 'docs/errata.md', 'tests/test_questions.py', 'tests/conftest.py'}
 POINTS = {'pooling_layer_forward': ('Q1', 20), 'relu_forward': ('Q2', 3), 'inner_product_forward': ('Q3', 10),
           'pooling_layer_backward': ('Q4', 20), 'relu_backward': ('Q5', 3), 'inner_product_backward': ('Q6', 10),
           'sgd_momentum': ('Q7', 7)}
