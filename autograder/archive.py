@@ -4,10 +4,8 @@ cage.py runs this file in a cage of its own for an archive, as whatever a tar or
 that reads it any time and memory, or end it.
 """
 
-import bz2
-import gzip
 import io
-import lzma
+import re
 import tarfile
 import zipfile
 
@@ -15,8 +13,15 @@ NAME = 'cnn_lenet.py'
 MAX_SOURCE = 2 ** 20             # bytes of a cnn_lenet.py
 MAX_BYTES = 50 * 2 ** 20         # bytes of all files, unpacked
 MAX_FILES = 1000
-COMPRESSED = {b'\x1f\x8b': gzip.open, b'BZh': bz2.open, b'\xfd7zXZ': lzma.open}
 UNREAD = ('__pycache__', '__MACOSX')
+
+# What comes in place of a cnn_lenet.py: a pattern of names, and what the student is told.
+MISTAKEN = {
+    r'cnn_lenet\.py': f'is written in other capitals; rename it to {NAME}',
+    r'.*\.ipynb': 'is a notebook; export it as a Python script',
+    r'.*\.m': f'is for Octave or MATLAB; the Python version is {NAME}',
+    r'cnn_?lenet.*\.(py|txt)|cnn_lenet': f'has another name; rename it to {NAME}',
+}
 
 
 def main(receive, send):
@@ -24,13 +29,7 @@ def main(receive, send):
     request, _ = receive()
     try:
         with open('archive', 'rb') as file:
-            content = file.read()
-        if zipfile.is_zipfile(io.BytesIO(content)) and not is_tar(content):
-            files = read_zip(content)
-        else:
-            files = read_tar(unpacked(content))
-        chosen = beside_source(files, 'the archive')
-        check_source(len(chosen[NAME]))
+            chosen = beside_source(read(file.read()), 'the archive')
         send(request['token'], {'names': list(chosen)}, list(chosen.values()))
     except Refused as error:
         send(request['token'], {'refused': str(error)})
@@ -48,14 +47,23 @@ def beside_source(files, where):
     files  dict, path -> anything. A cnn_lenet.py at the top or in hw7/, as the handout asks for, counts before others.
     Raises Refused if there is not exactly one.
     """
-    sources = [path for path in files if path.split('/')[-1] == NAME and '__MACOSX' not in path.split('/')]
+    sources = [path for path in files if path.split('/')[-1] == NAME and is_read(path)]
     usual = [path for path in sources if path in (NAME, f'hw7/{NAME}')]
     found = usual or sources
     if len(found) != 1:
-        raise Refused(f'{where} holds {len(found)} files {NAME}; expected one')
+        held = found or sorted(filter(is_read, files)) or sorted(files)
+        listed = ', '.join(path[:60] for path in held[:5]) + (f' and {len(held) - 5} more' if len(held) > 5 else '')
+        raise Refused(f'{where} holds {len(found)} files {NAME}; expected one. It holds '
+                      f"{listed or 'nothing'}{'' if found else mistaken(held)}")
     folder = found[0][:-len(NAME)]
     return {path[len(folder):]: content for path, content in files.items()
             if path.startswith(folder) and is_read(path[len(folder):])}
+
+
+def mistaken(paths):
+    """What the first of these files looks like that was meant to be a cnn_lenet.py."""
+    return next((f'; {path[:60]} {advice}' for pattern, advice in MISTAKEN.items() for path in paths
+                 if re.fullmatch(pattern, path.split('/')[-1], re.IGNORECASE)), '')
 
 
 def is_read(path):
@@ -64,69 +72,48 @@ def is_read(path):
     return len(path) <= 250 and len(parts) <= 20 and not any(part.startswith('.') or part in UNREAD for part in parts)
 
 
-def check_source(size):
-    if size > MAX_SOURCE:
-        raise Refused(f'{NAME} has {size} bytes; expected at most {MAX_SOURCE}')
+def check_source(content):
+    if len(content) > MAX_SOURCE:
+        raise Refused(f'{NAME} has {len(content)} bytes; expected at most {MAX_SOURCE}')
+    if content.lstrip().startswith(b'{') and b'"nbformat"' in content:
+        raise Refused(f'{NAME} is a notebook that was renamed; export it as a Python script')
 
 
-def is_tar(content):
-    return content[257:262] == b'ustar'
-
-
-def unpacked(content):
-    """The tar's bytes, decompressed if it is compressed."""
-    for magic, opener in COMPRESSED.items():
-        if content.startswith(magic):
-            with opener(io.BytesIO(content)) as file:
-                content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise Refused(f'the archive unpacks to more than {MAX_BYTES // 2 ** 20} MB')
-    return content
-
-
-def read_tar(content):
-    files = {}
-    with tarfile.open(fileobj=io.BytesIO(content), mode='r:') as tar:
-        for count, member in enumerate(tar):
-            check_count(count)
-            path = checked_path(member.name)
-            if not (member.isreg() or member.isdir()) or member.issparse():
-                raise Refused(f'{member.name[:100]!r} in the archive is a link, a device or the like; expected '
-                              'ordinary files')
-            if member.isreg():
-                add(files, path, tar.extractfile(member).read())
+def read(content):
+    """The ordinary files of a tar or zip: dict, path -> bytes."""
+    files, total = {}, 0
+    for count, (name, size, ordinary, folder, contents) in enumerate(members(content)):
+        if count >= MAX_FILES:
+            raise Refused(f'the archive holds more than {MAX_FILES} files')
+        path, total = checked_path(name), total + size
+        if not (ordinary or folder):
+            raise Refused(f'{name[:100]!r} in the archive is a link, a device or the like; expected ordinary files')
+        if total > MAX_BYTES:
+            raise Refused(f'the archive unpacks to more than {MAX_BYTES // 2 ** 20} MB')
+        if path in files and path.split('/')[-1] == NAME:
+            raise Refused(f'the archive holds 2 files {NAME} of the same path; expected one')
+        if not folder:
+            files[path] = contents()
     return files
 
 
-def read_zip(content):
-    files, size = {}, 0
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        for count, member in enumerate(archive.infolist()):
-            check_count(count)
-            path = checked_path(member.filename)
-            if member.external_attr >> 28 not in (0, 0o4, 0o10):     # the type of file, where Unix has written it
-                raise Refused(f'{member.filename[:100]!r} in the archive is a link, a device or the like; expected '
-                              'ordinary files')
-            size += member.file_size
-            if size > MAX_BYTES:
-                raise Refused(f'the archive unpacks to more than {MAX_BYTES // 2 ** 20} MB')
-            if not member.is_dir():
-                add(files, path, archive.read(member))
-    return files
-
-
-def check_count(count):
-    if count >= MAX_FILES:
-        raise Refused(f'the archive holds more than {MAX_FILES} files')
+def members(content):
+    """(name, size, whether it is an ordinary file, whether a folder, a function that reads it) of what it holds."""
+    try:
+        tar = tarfile.open(fileobj=io.BytesIO(content))
+    except tarfile.ReadError:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for member in archive.infolist():
+                kind = member.external_attr >> 28      # the type of file, where Unix has written it
+                yield (member.filename, member.file_size, kind in (0, 0o10), member.is_dir() and kind in (0, 0o4),
+                       lambda member=member: archive.read(member))
+        return
+    for member in tar:
+        yield (member.name, member.size, member.isreg() and not member.issparse(), member.isdir(),
+               lambda member=member: tar.extractfile(member).read())
 
 
 def checked_path(name):
     if name.startswith('/') or '..' in name.split('/'):
         raise Refused(f'the archive holds the path {name[:100]!r}; expected paths inside the folder hw7')
     return '/'.join(part for part in name.split('/') if part not in ('', '.'))
-
-
-def add(files, path, content):
-    if path in files and path.split('/')[-1] == NAME:
-        raise Refused(f'the archive holds 2 files {NAME} of the same path; expected one')
-    files[path] = content

@@ -1,6 +1,7 @@
 """A submission: its files, out of whatever was handed in, and the cage in which they are imported and called."""
 
 import os
+import re
 import stat
 import time
 from pathlib import Path
@@ -8,7 +9,6 @@ from pathlib import Path
 import archive
 import cage
 
-MAX_VISITED = 20000              # files and folders that are looked at in a folder
 ARCHIVES = ('.tar', '.tgz', '.gz', '.bz2', '.xz', '.zip')
 
 
@@ -18,21 +18,28 @@ def read_submission(path, deadline, flags):
     Raises archive.Refused if there is not exactly one cnn_lenet.py or something else is not acceptable, cage.Failure if
     an archive cannot be read within time and memory.
     """
-    if path.is_dir():
-        paths = folder_paths(path)
-        archives = [name for name in paths if '/' not in name and name.lower().endswith(ARCHIVES)]
-        if not any(name.split('/')[-1] == archive.NAME for name in paths) and len(archives) == 1:
-            return read_archive(paths[archives[0]], deadline, flags)
-        files = archive.beside_source(paths, 'the folder')
-    elif path.suffix == '.py':
-        files = {archive.NAME: path}
-    else:
-        return read_archive(path, deadline, flags)
-    contents = {archive.NAME: read_file(files.pop(archive.NAME), archive.MAX_SOURCE)}
-    for name, file in files.items():
-        if file.is_symlink() or not file.is_file():
-            continue
-        contents[name] = read_file(file, archive.MAX_BYTES)
+    try:
+        files = (read_folder(path) if path.is_dir() else
+                 {archive.NAME if path.suffix.lower() == '.py' else path.name: read_file(path)})
+    except OSError as error:
+        raise archive.Refused(f'{os.path.basename(error.filename)} is a link or cannot be read ({error.strerror}); '
+                              'expected an ordinary file') from None
+    if archive.NAME not in files:
+        files = read_archive(*files.popitem(), deadline, flags)
+    archive.check_source(files[archive.NAME])
+    return files
+
+
+def read_folder(folder):
+    """The files of a folder, or the one archive that it holds in place of a cnn_lenet.py: dict, path -> bytes."""
+    paths = folder_paths(folder)
+    archives = [name for name in paths if '/' not in name and name.lower().endswith(ARCHIVES)]
+    if len(archives) == 1 and not any(name.split('/')[-1] == archive.NAME for name in paths):
+        return {archives[0]: read_file(paths[archives[0]])}
+    contents = {}
+    for name, path in archive.beside_source(paths, 'the folder').items():
+        if name == archive.NAME or stat.S_ISREG(path.lstat().st_mode):
+            contents[name] = read_file(path)
         if len(contents) > archive.MAX_FILES or sum(map(len, contents.values())) > archive.MAX_BYTES:
             raise archive.Refused(f'the folder holds more than {archive.MAX_FILES} files or '
                                   f'{archive.MAX_BYTES // 2 ** 20} MB beside {archive.NAME}')
@@ -41,36 +48,29 @@ def read_submission(path, deadline, flags):
 
 def folder_paths(folder):
     """Everything in a folder that is not a folder or hidden: dict, path -> Path. Links are not followed."""
-    found, visited = {}, 0
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if archive.is_read(name)]
-        visited += len(names) + len(folders)
-        if visited > MAX_VISITED:
-            raise archive.Refused(f'the folder holds more than {MAX_VISITED} files and folders')
-        for name in filter(archive.is_read, names):
-            path = Path(place, name)
+    def stop(error):
+        raise error
+
+    found = {}
+    for place, folders, names in os.walk(folder, onerror=stop):
+        folders[:] = filter(archive.is_read, folders)
+        for path in (Path(place, name) for name in filter(archive.is_read, names)):
             found[path.relative_to(folder).as_posix()] = path
     return found
 
 
-def read_file(path, limit):
+def read_file(path):
     """The bytes of an ordinary file; a link, a pipe or the like is refused without waiting for it."""
-    try:
-        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError as error:
-        raise archive.Refused(f'{path.name} is a link or cannot be read ({error.strerror}); expected an ordinary '
-                              'file') from None
-    with open(opened, 'rb') as file:
-        status = os.fstat(opened)
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), 'rb') as file:
+        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise archive.Refused(f'{path.name} is no ordinary file')
-        if status.st_size > limit:
-            raise archive.Refused(f'{path.name} has {status.st_size} bytes; expected at most {limit}')
-        return file.read(limit)
+        if status.st_size > archive.MAX_BYTES:
+            raise archive.Refused(f'{path.name} has {status.st_size} bytes; expected at most {archive.MAX_BYTES}')
+        return file.read(archive.MAX_BYTES)
 
 
-def read_archive(path, deadline, flags):
-    content = read_file(path, archive.MAX_BYTES)
+def read_archive(name, content, deadline, flags):
     reader = cage.Cage('archive', {'archive': content}, deadline, flags.memory, flags.timeout)
     try:
         answer, blobs = reader.ask({}, deadline)
@@ -79,7 +79,7 @@ def read_archive(path, deadline, flags):
     finally:
         reader.close(deadline)
     if 'refused' in answer:
-        raise archive.Refused(str(answer['refused']))
+        raise archive.Refused(f"{answer['refused']}{archive.mistaken([name])}")
     return dict(zip(map(archive.checked_path, answer['names']), blobs))
 
 
@@ -106,7 +106,7 @@ class Submission:
         self.missing = self.cage.missing
         try:
             answer, _ = self.cage.ask({'function': None}, deadline)
-            problem = describe(answer) if 'error' in answer else None
+            problem = describe(answer, self.files[archive.NAME]) if 'error' in answer else None
         except cage.Failure as failure:
             problem = str(failure)
         except Exception:                              # whatever a made-up answer trips over
@@ -117,7 +117,7 @@ class Submission:
 
     def call(self, function, arguments, form, deadline):
         """Call a function. Returns the worker's answer: what was returned under 'result' and the path to a changed
-        argument under 'changed', or an 'error' and its 'line'.
+        argument under 'changed', or an 'error'; 'printed' if something was.
 
         form  which parts of a result are looked at, as grade.py's `form` says it
         Raises Failure, and ends the cage, if there is no answer.
@@ -126,11 +126,13 @@ class Submission:
         request = {'function': function, 'arguments': cage.pack(arguments, blobs), 'form': form}
         try:
             answer, blobs = self.cage.ask(request, deadline, blobs)
-            if 'error' not in answer:
-                try:
+            try:
+                if 'error' in answer:
+                    answer['error'] = describe(answer, self.files[archive.NAME])
+                else:
                     answer['result'] = cage.unpack(answer['result'], blobs)
-                except Exception:                      # whatever a made-up answer trips over
-                    raise cage.Failure('the answer cannot be read') from None
+            except Exception:                          # whatever a made-up answer trips over
+                raise cage.Failure('the answer cannot be read') from None
             return answer
         except cage.Failure:
             self.end(deadline)
@@ -143,7 +145,12 @@ class Submission:
             ended.close(deadline)
 
 
-def describe(answer):
-    """What an answer says that went wrong, in one line."""
-    line = answer.get('line')
-    return f"{answer['error']}"[:300] + (f' (line {line} of cnn_lenet.py)' if line is not None else '')
+def describe(answer, source):
+    """What an answer says that went wrong, in one line, with the line of the submission where that was."""
+    text, line = re.sub(r' \(cnn_lenet\.py, line \d+\)$', '', str(answer['error'])), answer.get('line')
+    if text.startswith('BdbQuit'):
+        text = 'a debugger was left in (pdb or breakpoint())'
+    if type(line) is not int or line < 1:
+        return text
+    code = ''.join(source.decode(errors='replace').split('\n')[line - 1:line]).strip()
+    return f"{text} (line {min(line, 10 ** 6)} of cnn_lenet.py{': ' if code else ''}{code[:80]})"

@@ -130,7 +130,7 @@ def cases_of(question, seed):
 
 def graded_here(source, seed=0):
     """Grade a source in this process, for what is about its answers alone. Returns (scores, feedback)."""
-    submission = UncagedSubmission({'cnn_lenet.py': source}, None)
+    submission = UncagedSubmission({'cnn_lenet.py': source.encode()}, None)
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter('ignore')
         patch.setattr(grade, 'make_cases', lambda question, rng: cases_of(question, seed))
