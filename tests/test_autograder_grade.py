@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from grading import (
     GRADE,
     LONG,
     LOOPS,
+    NOBODY,
     POINTS,
     ROOT,
     Grader,
@@ -30,6 +32,7 @@ from grading import (
     relu,
     scores,
     submissions,
+    with_function,
     without,
 )
 
@@ -52,7 +55,8 @@ def test_a_right_solution_gets_all_points(one, tmp_path, name):
     assert process.left == []
     results = json.loads((tmp_path / 'results.json').read_text())
     assert results['score'] == 73
-    assert [(test['score'], test['max_score']) for test in results['tests']] == [(n, n) for n in POINTS.values()]
+    assert [(test['number'], test['status'], test['score'], test['max_score']) for test in results['tests']] == [
+        (question, 'passed', points, points) for question, points in POINTS.items()]
     assert os.listdir(tmp_path) == ['results.json']
 
 
@@ -73,15 +77,37 @@ def test_importing_the_grader_does_nothing(tmp_path):
 
 
 def test_the_readmes_show_the_points_of_the_grader():
-    for name in ('README.md', 'student-README.md'):
-        rows = [line.split('|') for line in (AUTOGRADER / name).read_text().splitlines() if line.startswith('| Q')]
-        assert not rows or {row[1].strip(): int(row[3]) for row in rows} == POINTS
+    rows = [line.split('|') for line in (AUTOGRADER / 'student-README.md').read_text().splitlines()
+            if line.startswith('| Q')]
+    assert {row[1].strip(): int(row[3]) for row in rows} == POINTS
+    assert f'{sum(POINTS.values())} points' in (AUTOGRADER / 'README.md').read_text()
+
+
+def test_a_report_appears_once_in_gradescopes_results(one, tmp_path):
+    one.source(relu('    return dict(input)'), '--gradescope', str(tmp_path / 'results.json'))
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert [test['number'] for test in results['tests'] if test['status'] == 'failed'] == ['Q2']
+    assert json.dumps(results).count("the result['data'] is wrong") == 3            # cases
+    one.source('broken(', '--gradescope', str(tmp_path / 'results.json'))
+    assert (tmp_path / 'results.json').read_text().count('SyntaxError') == 1
+
+
+def test_what_is_missing_on_this_system_is_for_the_teacher(one):
+    assert one.source(LOOPS).stderr == ''
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(one, tmp_path):
+    (tmp_path / 'cnn_lenet.py').write_text(LOOPS)
+    with subprocess.Popen([*one.program, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b''
 
 
 @pytest.mark.parametrize('flags, words', [
     (['missing.tar'], 'missing.tar: no such file'), (['.', '--seed', 'x'], "'x' is not a whole number"),
     (['.', '--timeout', '0'], "'0' is not a whole number"), ([], 'SUBMISSION'),
-    ([str(GRADE), '--csv', 'scores.csv'], 'is not a folder'), (['.', '--csv', 'x', '-A'], 'a single submission')])
+    ([str(GRADE), '--csv', 'scores.csv'], 'is not a folder'), (['.', '--csv', 'x', '-A'], 'a single submission'),
+    (['.', '--only', 'adams'], 'they need --csv'), (['.', '--jobs', '1.5'], "'1.5' is not a whole number")])
 def test_a_wrong_call_is_one_line_of_error(capsys, flags, words):
     with pytest.raises(SystemExit) as stop:
         grade.main(flags)
@@ -169,8 +195,16 @@ REFUSED = {
     'two copies elsewhere': ('hw7.zip', zip_bytes(('a/cnn_lenet.py', SOURCE), ('b/cnn_lenet.py', SOURCE)),
                              '2 files cnn_lenet.py'),
     'the same name twice': ('hw7.tar', tree(GOOD, GOOD), '2 files cnn_lenet.py'),
-    'none': ('hw7.tar', tree(('hw7/other.py', SOURCE)), '0 files cnn_lenet.py'),
-    'an empty folder': (None, {'notes.txt': b''}, '0 files cnn_lenet.py'),
+    'none': ('hw7.tar', tree(('hw7/other.py', SOURCE)), '0 files cnn_lenet.py; expected one. It holds hw7/other.py'),
+    'many others': (None, {f'{i}.py': b'' for i in range(8)}, 'It holds 0.py, 1.py, 2.py, 3.py, 4.py and 3 more'),
+    'an empty folder': (None, {}, 'It holds nothing'),
+    'an empty tar': ('hw7.tar', tree(), 'It holds nothing'),
+    'other capitals': ('hw7.zip', zip_bytes(('hw7/CNN_LeNet.py', SOURCE)), 'written in other capitals'),
+    'a second download': ('hw7.zip', zip_bytes(('cnn_lenet (1).py', SOURCE)), 'cnn_lenet (1).py has another name'),
+    'a notebook': ('hw7.tar', tree(('hw7/hw7.ipynb', b'{}')), 'hw7/hw7.ipynb is a notebook'),
+    'a notebook alone': ('smith.ipynb', b'{}', 'smith.ipynb is a notebook'),
+    'a renamed notebook': (None, {'cnn_lenet.py': b'{"cells": [], "nbformat": 4}'}, 'notebook that was renamed'),
+    'Octave': ('hw7.tar', tree(('hw7/relu_forward.m', b'function')), 'is for Octave or MATLAB'),
     'a large source': ('hw7.tar', tree(('hw7/cnn_lenet.py', SOURCE + b'#' * 2 ** 20)), 'bytes; expected at most'),
     'a large file': ('cnn_lenet.py', SOURCE + b'#' * 2 ** 20, 'bytes; expected at most'),
     'too many files': ('hw7.tar', tree(GOOD, *((f'hw7/{i}', b'') for i in range(1000))), 'more than 1000 files'),
@@ -190,6 +224,7 @@ REFUSED = {
 
 def store(folder, name, content):
     """Put a submission into a folder. Returns its path."""
+    folder.mkdir(exist_ok=True)
     if name is None:
         for path, part in content.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -252,6 +287,15 @@ def test_what_is_refused_gets_no_points_and_one_line_saying_why(read, name):
     assert {question: score for question, (score, _) in read[name].scores.items()} == without(*POINTS)
 
 
+def test_a_folder_and_its_archives_are_read_alike(tmp_path):
+    """An editor's hidden copies count nowhere."""
+    named = [('hw7_smith/cnn_lenet.py', SOURCE), ('hw7_smith/.history/cnn_lenet.py', b'old'), ('.git/x.py', b'')]
+    paths = [store(tmp_path / name, file, content) for name, file, content in (
+        ('folder', None, dict(named)), ('tar', 'hw7.tar', tree(*named)), ('zip', 'hw7.zip', zip_bytes(*named)))]
+    for path in paths:
+        assert submissions.read_submission(path, time.monotonic() + LONG, flags_for(path)) == {'cnn_lenet.py': SOURCE}
+
+
 def test_links_and_pipes_in_a_folder_are_refused_at_once(one, tmp_path):
     (tmp_path / 'cnn_lenet.py').symlink_to(ROOT / 'cnn_lenet.py')
     process = one.run(tmp_path)
@@ -277,30 +321,157 @@ def test_an_archive_that_takes_for_ever_is_given_up(one, tmp_path):
 # ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_class_is_graded_into_a_table(one, tmp_path):
-    """Bad ones do not end it; the table has a line for each."""
-    submissions = tmp_path / 'submissions'
-    (submissions / 'adams').mkdir(parents=True)
-    (submissions / 'adams' / 'cnn_lenet.py').write_text(relu("    return dict(input)"))
-    (submissions / 'baker.tar').write_bytes(tree(GOOD))
-    (submissions / 'clark.py').write_text('import os\nos.kill(os.getpid(), 9)\n')
-    (submissions / 'davis.tar.gz').write_bytes(b'\x1f\x8b' + b'x' * 100)
-    (submissions / 'e\nf').mkdir()
-    (submissions / '.DS_Store').write_text('')
-    process = subprocess.run([*one.program, str(submissions), '--csv', str(tmp_path / 'scores.csv')],
-                             capture_output=True, text=True)
+ADAMS = relu('    return dict(input)')
+
+
+@pytest.fixture
+def submitted(tmp_path):
+    """A folder with the submissions of a class: one that is right, one that is not, some that cannot be graded."""
+    folder = tmp_path / 'submissions'
+    store(folder, 'baker.tar', tree(GOOD))
+    store(folder, None, {'adams/cnn_lenet.py': ADAMS.encode(), '.DS_Store': b'', 'README.txt': b'',
+                         'submission_metadata.yml': b'', 'e\nf/notes.txt': b'', '=davis.py': b'x = nothing\n'})
+    store(folder, 'clark.py', b'import os\nos.kill(os.getpid(), 9)\n')
+    return folder
+
+
+def grade_class(one, folder, table, *flags, **settings):
+    process = subprocess.run([*one.program, str(folder), '--csv', str(table), *flags], text=True, capture_output=True,
+                             **settings)
     assert process.returncode == 0, process.stderr
-    with open(tmp_path / 'scores.csv', newline='') as file:
-        head, *rows = csv.reader(file)
-    assert head == ['submission', *POINTS, 'total', 'remark']
-    assert [(row[0], row[8]) for row in rows] == [('adams', '70'), ('baker.tar', '73'), ('clark.py', '0'),
-                                                  ('davis.tar.gz', '0'), ('e f', '0')]
-    assert [row[9].split(' is ')[0] for row in rows[:2]] == ["Q2: the result['data']", '']
-    assert 'signal 9' in rows[2][9] and 'not a readable' in rows[3][9] and '0 files' in rows[4][9]
-    assert [line for line in process.stderr.splitlines() if 'of 5' in line][1] == '2 of 5  baker.tar  73'
-    assert sorted(os.listdir(tmp_path)) == ['scores.csv', 'submissions']
+    return process
 
 
+def rows_of(text):
+    """A table: dict, name -> row."""
+    head, *rows = csv.reader(io.StringIO(text))
+    assert head == ['submission', *POINTS, 'total', 'seed', 'remark'] and len({row[0] for row in rows}) == len(rows)
+    return {row[0]: row for row in rows}
+
+
+def test_a_class_is_graded_into_a_table(one, submitted):
+    """Bad ones do not end it; the table, though it lies among them, has a line for each."""
+    process = grade_class(one, submitted, submitted / 'scores.csv', '--seed', '5',
+                          '--feedback', str(submitted / 'feedback'))
+    rows = rows_of((submitted / 'scores.csv').read_text())
+    assert {name: row[8:10] for name, row in rows.items()} == {
+        "'=davis.py": ['0', '5'], 'adams': ['70', '5'], 'baker.tar': ['73', '5'], 'clark.py': ['0', '5'],
+        'e f': ['0', '5']}
+    assert rows['adams'][10].startswith("Q2: the result['data'] is wrong") and rows['baker.tar'][10] == ''
+    assert 'signal 9' in rows['clark.py'][10] and 'It holds notes.txt' in rows['e f'][10]
+    assert "name 'nothing' is not defined (line 1 of cnn_lenet.py: x = nothing)" in rows["'=davis.py"][10]
+    progress = [line for line in process.stderr.splitlines() if ' of 5  ' in line]
+    assert [line.split()[0] for line in progress] == list('12345') and '  baker.tar  73' in process.stderr
+    assert sorted(os.listdir(submitted / 'feedback')) == ['=davis.py.txt', 'adams.txt', 'baker.tar.txt',
+                                                          'clark.py.txt', 'e\nf.txt']
+    assert (submitted / 'feedback' / 'adams.txt').read_text() == graded_here(ADAMS, 5)[1] + '\n'
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL], ids=['SIGTERM', 'SIGKILL'])
+def test_the_same_command_goes_on_where_it_stopped(one, submitted, tmp_path, number):
+    store(submitted, 'z.py', (LOOPS + 'import time\ntime.sleep(1000)\n').encode())
+    table, temporary = tmp_path / 'scores.csv', tmp_path / 'temporary'
+    temporary.mkdir()
+    with subprocess.Popen([*one.program, str(submitted), '--csv', str(table), '--jobs', '2'], stderr=subprocess.PIPE,
+                          text=True, env={**os.environ, 'TMPDIR': str(temporary)}) as process:
+        assert any(line.startswith('5 of 6') for line in process.stderr)
+        process.send_signal(number)
+        assert process.wait(LONG) == (143 if number == signal.SIGTERM else -9)
+    if number == signal.SIGTERM:
+        assert list(temporary.iterdir()) == []
+    before = table.read_text()
+    assert len(rows_of(before)) == 5
+    (submitted / 'z.py').write_text(LOOPS)
+    with open(table, 'a') as file:
+        file.write('z.py,20,3')                        # the disk was full
+    process = grade_class(one, submitted, table)
+    assert table.read_text().startswith(before) and rows_of(table.read_text())['z.py'][8] == '73'
+    assert [line for line in process.stderr.splitlines() if ' of ' in line] == ['6 of 6  z.py  73']
+
+
+def test_one_submission_is_graded_again_and_its_row_replaced(one, submitted, tmp_path):
+    grade_class(one, submitted, tmp_path / 'real.csv', '--seed', '5')
+    before = rows_of((tmp_path / 'real.csv').read_text())
+    (submitted / '=davis.py').write_text(LOOPS)
+    (tmp_path / 'scores.csv').symlink_to('real.csv')
+    (tmp_path / 'real.csv').chmod(0o600)
+    grade_class(one, submitted, tmp_path / 'scores.csv', '--only', '=davis.py', '--seed', '6', '--jobs', '1')
+    after = rows_of((tmp_path / 'real.csv').read_text())
+    assert after == {**before, "'=davis.py": ["'=davis.py", *map(str, POINTS.values()), '73', '6', '']}
+    assert sorted(os.listdir(tmp_path)) == ['real.csv', 'scores.csv', 'submissions']
+    assert (tmp_path / 'scores.csv').is_symlink() and (tmp_path / 'real.csv').stat().st_mode & 0o777 == 0o600
+
+
+def test_a_table_may_be_a_device(one, submitted):
+    shutil.rmtree(submitted / 'e\nf')
+    assert len(rows_of(grade_class(one, submitted, '/dev/stdout').stdout)) == 4
+    assert os.path.islink('/dev/stdout')
+
+
+@pytest.mark.parametrize('name, content, words', [
+    ('missing/scores.csv', None, 'No such file'), ('submissions', None, 'Is a directory'),
+    ('names.csv', 'name,total\nadams,70\n', 'is no table of scores')])
+def test_a_table_that_cannot_be_written_is_an_error_before_the_first_submission(one, submitted, tmp_path, name, content,
+                                                                                words):
+    if content:
+        (tmp_path / name).write_text(content)
+    process = subprocess.run([*one.program, str(submitted), '--csv', str(tmp_path / name)], capture_output=True,
+                             text=True)
+    assert process.returncode == 1 and words in process.stderr
+    assert process.stderr.startswith('grade.py: error: ') and len(process.stderr.splitlines()) == 1
+    assert content is None or (tmp_path / name).read_text() == content
+
+
+@pytest.mark.parametrize('mode', [0o000, 0o644])
+@pytest.mark.parametrize('where', ['submission', 'submission/data'])
+def test_a_folder_that_cannot_be_read_is_refused(mode, where):
+    """Root reads everything: then another user looks."""
+    user = os.geteuid()
+    with open_folder() as folder:
+        store(folder, None, {'submission/cnn_lenet.py': SOURCE, 'submission/data/x': b''})
+        (folder / where).chmod(mode)
+        try:
+            os.seteuid(user or NOBODY)
+            result = grade.grade(folder / 'submission', 0, flags_for(folder))
+        finally:
+            os.seteuid(user)
+            (folder / where).chmod(0o755)
+    assert 'cannot be read (Permission denied)' in result.problem
+
+
+def test_a_class_is_not_graded_where_nothing_confines_it(monkeypatch, capsys, submitted, tmp_path):
+    monkeypatch.setattr(grade.cage, 'tier', lambda: None)
+    with pytest.raises(SystemExit) as stop:
+        grade.main([str(submitted), '--csv', str(tmp_path / 'scores.csv')])
+    assert stop.value.code == 2 and '--unconfined' in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_after_the_total_what_was_graded_counts(one):
+    source = with_function('pooling_layer_backward', '    while True: pass')
+    start = time.monotonic()
+    assert scores(one.source(source, '--total', '10')) == without('Q4', 'Q5', 'Q6', 'Q7')
+    assert time.monotonic() - start < LONG
+
+
+@pytest.mark.parametrize('answer', [
+    {'error': 'x' * 10 ** 6, 'line': 'x' * 10 ** 6}, {'error': 'x', 'line': 10 ** 5000},
+    {'error': ['x'] * 10 ** 6}, {'result': ['other', 'x' * 10 ** 6], 'changed': [0, *['x' * 10 ** 4] * 100]},
+    {'result': ['number', 1], 'changed': 'x' * 10 ** 6, 'printed': 'x' * 10 ** 6}], ids=range(5))
+def test_whatever_a_submission_says_its_report_is_short(answer):
+    class MadeUp:
+        def ask(self, request, deadline, blobs):
+            return dict(answer), []
+
+        def close(self, deadline):
+            pass
+
+    submission = submissions.Submission({'cnn_lenet.py': b''}, None)
+    submission.cage = MadeUp()
+    score, feedback = grade.grade_question('Q7', submission, 0, LONG, time.monotonic() + LONG)
+    assert score == 0 and len('\n'.join(feedback)) < 5000
+
+
+@pytest.mark.skipif(shutil.which('make') is None, reason='make is not installed')
 def test_gradescope_takes_the_zip_as_it_is(tmp_path):
     """Its container has the zip unpacked in source/, the submission in submission/, and an empty results/."""
     project, root = tmp_path / 'project', tmp_path / 'autograder'

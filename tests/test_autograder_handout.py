@@ -483,6 +483,7 @@ def test_one_function_of_the_solution_in_the_starter_gets_its_points(name):
     assert graded_here(handout['starter'](SOLUTION, keep=(name,)))[0] == expected
 
 
+@pytest.mark.skipif(shutil.which('make') is None, reason='make is not installed')
 def test_an_autolab_lab_is_built_and_grades(tmp_path):
     """make builds the archives; an empty folder with Makefile, autograde.tar and hw7.tar is what Autolab makes."""
     lab, box = tmp_path / 'project', tmp_path / 'box'
@@ -499,8 +500,7 @@ def test_an_autolab_lab_is_built_and_grades(tmp_path):
     with tarfile.open(box / 'hw7.tar', 'w') as tar:
         tar.add(ROOT / 'cnn_lenet.py', 'hw7/cnn_lenet.py')
     process = subprocess.run(make, cwd=box, capture_output=True, text=True, timeout=120)
-    assert process.returncode == 0
-    assert all('not on this system' in line for line in process.stderr.splitlines())
+    assert (process.returncode, process.stderr) == (0, '')
     assert json.loads(process.stdout.splitlines()[-1]) == {'scores': dict(POINTS.values()), 'scoreboard': [73]}
 
 
