@@ -63,7 +63,7 @@ def beside_source(files, where):
 def mistaken(paths):
     """What the first of these files looks like that was meant to be a cnn_lenet.py."""
     return next((f'; {path[:60]} {advice}' for pattern, advice in MISTAKEN.items() for path in paths
-                 if re.fullmatch(pattern, path.split('/')[-1], re.IGNORECASE)), '')
+                 if path.split('/')[-1] != NAME and re.fullmatch(pattern, path.split('/')[-1], re.IGNORECASE)), '')
 
 
 def is_read(path):
@@ -104,8 +104,8 @@ def members(content):
     except tarfile.ReadError:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for member in archive.infolist():
-                kind = member.external_attr >> 28      # the type of file, where Unix has written it
-                yield (member.filename, member.file_size, kind in (0, 0o10), member.is_dir() and kind in (0, 0o4),
+                ordinary = member.external_attr >> 28 in (0, 0o10)     # the type of file, where Unix has written it
+                yield (member.filename.replace('\\', '/'), member.file_size, ordinary, member.is_dir(),
                        lambda member=member: archive.read(member))
         return
     for member in tar:

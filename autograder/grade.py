@@ -156,9 +156,10 @@ def grade_class(flags, seed):
     rows = read_table(flags.csv)
     waiting = [flags.only] if flags.only else [name for name in names if cell(name) not in rows]
     before, missing = len(names) - len(waiting), []
-    with open(flags.csv, 'a', newline='', encoding='utf-8') as table:
+    with open(flags.csv, 'a', buffering=1, newline='', encoding='utf-8') as file:     # each line is written at once
+        table = csv.writer(file, lineterminator='\n')
         if not os.path.isfile(flags.csv) or not os.path.getsize(flags.csv):
-            write_row(table, HEAD)
+            table.writerow(HEAD)
         for count, (name, result) in enumerate(in_parallel(waiting, folder, seed, flags), before + 1):
             if not missing:
                 missing = result.missing
@@ -170,7 +171,7 @@ def grade_class(flags, seed):
             if cell(name) in rows:
                 rewrite(flags.csv, {**rows, cell(name): row})
             else:
-                write_row(table, row)
+                table.writerow(row)
             print(f'{count} of {len(names)}  {printable(name)}  {total(result)}', file=sys.stderr, flush=True)
 
 
@@ -186,11 +187,6 @@ def in_parallel(names, folder, seed, flags):
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def write_row(table, row):
-    csv.writer(table, lineterminator='\n').writerow(row)
-    table.flush()
 
 
 def cell(name):
@@ -225,7 +221,7 @@ def rewrite(path, rows):
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Right answers: plain loops, one image, one window at a time
+# Right answers: plain loops, one image, one window at a time, with the arguments of the graded functions
 # ---------------------------------------------------------------------------------------------------------------
 
 
@@ -233,12 +229,12 @@ def structure(data, h, w, c):
     return {'data': data, 'height': h, 'width': w, 'channel': c, 'batch_size': data.shape[1]}
 
 
-def windows(x, layer):
-    """(image, output row, output column, first input row, first input column) of every window of the structure x."""
+def windows(input, layer):
+    """(image, output row, output column, first input row, first input column) of every window."""
     k, stride = layer['k'], layer['stride']
-    for n in range(x['batch_size']):
-        for i in range((x['height'] - k) // stride + 1):
-            for j in range((x['width'] - k) // stride + 1):
+    for n in range(input['batch_size']):
+        for i in range((input['height'] - k) // stride + 1):
+            for j in range((input['width'] - k) // stride + 1):
                 yield n, i, j, i * stride, j * stride
 
 
@@ -246,53 +242,47 @@ def feature_map(x, key='data'):
     return x[key].reshape(x['height'], x['width'], x['channel'], x['batch_size'])
 
 
-def pooling_forward(x, layer):
-    k, stride, c, n = layer['k'], layer['stride'], x['channel'], x['batch_size']
-    h_out, w_out = (x['height'] - k) // stride + 1, (x['width'] - k) // stride + 1
-    out = np.zeros((h_out, w_out, c, n))
-    for n, i, j, row, column in windows(x, layer):
-        out[i, j, :, n] = feature_map(x)[row:row + k, column:column + k, :, n].max(axis=(0, 1))
+def pooling_forward(input, layer):
+    k, stride, c = layer['k'], layer['stride'], input['channel']
+    h_out, w_out = (input['height'] - k) // stride + 1, (input['width'] - k) // stride + 1
+    out = np.zeros((h_out, w_out, c, input['batch_size']))
+    for n, i, j, row, column in windows(input, layer):
+        out[i, j, :, n] = feature_map(input)[row:row + k, column:column + k, :, n].max(axis=(0, 1))
     return structure(out.reshape(h_out * w_out * c, -1), h_out, w_out, c)
 
 
-def pooling_backward(output, x, layer):
+def pooling_backward(output, input, layer):
     k, diff = layer['k'], feature_map(output, 'diff')
-    od = np.zeros(feature_map(x).shape)
-    for n, i, j, row, column in windows(x, layer):
-        for channel in range(x['channel']):
-            window = feature_map(x)[row:row + k, column:column + k, channel, n]
+    od = np.zeros(feature_map(input).shape)
+    for n, i, j, row, column in windows(input, layer):
+        for channel in range(input['channel']):
+            window = feature_map(input)[row:row + k, column:column + k, channel, n]
             a, b = np.unravel_index(window.argmax(), window.shape)
             od[row + a, column + b, channel, n] += diff[i, j, channel, n]
-    return od.reshape(x['data'].shape)
+    return od.reshape(input['data'].shape)
 
 
-def relu_forward(x):
-    out = x['data'].copy()
-    for n in range(x['batch_size']):
-        out[x['data'][:, n] <= 0, n] = 0
-    return {**x, 'data': out}
+def relu_forward(input, layer):
+    return {**input, 'data': np.where(input['data'] > 0, input['data'], 0)}
 
 
-def relu_backward(output, x):
-    od = output['diff'].copy()
-    for n in range(x['batch_size']):
-        od[x['data'][:, n] <= 0, n] = 0
-    return od
+def relu_backward(output, input, layer):
+    return np.where(input['data'] > 0, output['diff'], 0)
 
 
-def inner_product_forward(x, param):
-    out = np.zeros((len(param['b']), x['batch_size']))
-    for n in range(x['batch_size']):
-        out[:, n] = param['w'].T @ x['data'][:, n] + param['b']
-    return structure(out, 1, 1, len(param['b']))
+def inner_product_forward(input, layer, param):
+    out = np.zeros((layer['num'], input['batch_size']))
+    for n in range(input['batch_size']):
+        out[:, n] = param['w'].T @ input['data'][:, n] + param['b']
+    return structure(out, 1, 1, layer['num'])
 
 
-def inner_product_backward(output, x, param):
+def inner_product_backward(output, input, layer, param):
     param_grad = {'w': np.zeros(param['w'].shape), 'b': np.zeros(param['b'].shape)}
-    input_od = np.zeros(x['data'].shape)
-    for n in range(x['batch_size']):
+    input_od = np.zeros(input['data'].shape)
+    for n in range(input['batch_size']):
         diff = output['diff'][:, n]
-        param_grad['w'] += np.outer(x['data'][:, n], diff)
+        param_grad['w'] += np.outer(input['data'][:, n], diff)
         param_grad['b'] += diff
         input_od[:, n] = param['w'] @ diff
     return param_grad, input_od
@@ -320,6 +310,7 @@ def sgd_momentum(w_rate, b_rate, mu, decay, params, param_winc, param_grad):
 Case = collections.namedtuple('Case', 'title arguments expected')
 
 THE_RESULT = 'the result'                # of a function that returns one value
+NAMES = {'Q6': ('param_grad', 'input_od'), 'Q7': ('params_', 'param_winc_')}      # where it returns more
 
 POOLINGS = [(24, 24, 20, 2, 2, 2), (8, 8, 50, 2, 2, 2), (5, 7, 3, 4, 3, 2), (10, 7, 2, 3, 4, 3), (8, 11, 4, 3, 2, 3)]
 RELUS = [(1, 1, 500, 2, 1), (4, 5, 3, 6, -1), (3, 2, 4, 3, 1)]
@@ -334,14 +325,28 @@ def cases_of(question, seed):
 
 def make_cases(question, rng):
     """The cases of a question, drawn from rng."""
-    return {'Q1': pooling_forward_cases, 'Q2': relu_forward_cases, 'Q3': inner_product_forward_cases,
-            'Q4': pooling_backward_cases, 'Q5': relu_backward_cases, 'Q6': inner_product_backward_cases,
-            'Q7': solver_cases}[question](rng)
+    inputs, function, backward = {
+        'Q1': (pooling_inputs, pooling_forward, None), 'Q4': (pooling_inputs, pooling_forward, pooling_backward),
+        'Q2': (relu_inputs, relu_forward, None), 'Q5': (relu_inputs, relu_forward, relu_backward),
+        'Q3': (inner_product_inputs, inner_product_forward, None),
+        'Q6': (inner_product_inputs, inner_product_forward, inner_product_backward),
+        'Q7': (solver_inputs, sgd_momentum, None)}[question]
+    cases = []
+    for title, arguments in inputs(rng):
+        right = function(**arguments)
+        if question == 'Q3':                           # the handout does not say which of the three sizes is num
+            right = tuple({**right, 'channel': 1, size: right['channel']} for size in ('channel', 'height', 'width'))
+        if backward:                                   # given the right output: a mistake costs one question alone
+            arguments = {'output': {**right, 'diff': rng.randn(*right['data'].shape)}, **arguments}
+            right = backward(**arguments)
+        cases.append(Case(title, arguments,
+                          dict(zip(NAMES[question], right)) if question in NAMES else {THE_RESULT: right}))
+    return cases
 
 
 def pooling_inputs(rng):
-    """(title, input, layer). No window has a tie, the first image is negative, and where windows overlap the largest
-    value of every map lies in all of four windows."""
+    """(title, arguments). No window has a tie, the first image is negative, and where windows overlap the largest value
+    of every map lies in all of four windows."""
     for h, w, c, n, k, stride in POOLINGS:
         size = h * w * c * n
         image = (rng.permutation(size) - 0.8 * size).reshape(h, w, c, n)
@@ -351,27 +356,13 @@ def pooling_inputs(rng):
                 map_ = image[:, :, channel, number]
                 place = np.unravel_index(map_.argmax(), map_.shape)
                 map_[place], map_[stride, stride] = map_[stride, stride], map_[place]
-        x = structure(0.01 * image.reshape(h * w * c, n), h, w, c)
-        yield (f'input {h} x {w} x {c}, batch {n}, k = {k}, stride = {stride}', x,
-               {'type': 'POOLING', 'k': k, 'stride': stride, 'pad': 0})
-
-
-def pooling_forward_cases(rng):
-    return [Case(title, {'input': x, 'layer': layer}, {THE_RESULT: pooling_forward(x, layer)})
-            for title, x, layer in pooling_inputs(rng)]
-
-
-def pooling_backward_cases(rng):
-    cases = []
-    for title, x, layer in pooling_inputs(rng):
-        output = with_diff(pooling_forward(x, layer), rng)
-        cases.append(Case(title, {'output': output, 'input': x, 'layer': layer},
-                          {THE_RESULT: pooling_backward(output, x, layer)}))
-    return cases
+        yield (f'input {h} x {w} x {c}, batch {n}, k = {k}, stride = {stride}',
+               {'input': structure(0.01 * image.reshape(h * w * c, n), h, w, c),
+                'layer': {'type': 'POOLING', 'k': k, 'stride': stride, 'pad': 0}})
 
 
 def relu_inputs(rng):
-    """(title, input). Half of the values are negative; none is near the kink at 0.
+    """(title, arguments). Half of the values are negative; none is near the kink at 0.
 
     The sign of the first is fixed: np.vectorize takes its type from it.
     """
@@ -379,69 +370,26 @@ def relu_inputs(rng):
         signs = rng.permutation(np.arange(h * w * c * n) % 2 * 2 - 1.0)
         signs *= first_sign * signs[0]
         data = (0.1 + rng.rand(signs.size)) * signs
-        yield f'input {h} x {w} x {c}, batch {n}', structure(data.reshape(h * w * c, n), h, w, c)
-
-
-def relu_forward_cases(rng):
-    return [Case(title, {'input': x, 'layer': {'type': 'RELU'}}, {THE_RESULT: relu_forward(x)})
-            for title, x in relu_inputs(rng)]
-
-
-def relu_backward_cases(rng):
-    cases = []
-    for title, x in relu_inputs(rng):
-        output = with_diff(relu_forward(x), rng)
-        cases.append(Case(title, {'output': output, 'input': x, 'layer': {'type': 'RELU'}},
-                          {THE_RESULT: relu_backward(output, x)}))
-    return cases
+        yield (f'input {h} x {w} x {c}, batch {n}',
+               {'input': structure(data.reshape(h * w * c, n), h, w, c), 'layer': {'type': 'RELU'}})
 
 
 def inner_product_inputs(rng):
-    """(title, input, layer, param)."""
     for h, w, c, n, num in INNER_PRODUCTS:
-        title = f'input {h} x {w} x {c}, batch {n}, num = {num}'
-        layer = {'type': 'IP', 'num': num, 'init_type': 'uniform'}
         param = {'w': rng.randn(h * w * c, num), 'b': rng.randn(num)}
-        yield title, structure(rng.randn(h * w * c, n), h, w, c), layer, param
+        yield (f'input {h} x {w} x {c}, batch {n}, num = {num}',
+               {'input': structure(rng.randn(h * w * c, n), h, w, c),
+                'layer': {'type': 'IP', 'num': num, 'init_type': 'uniform'}, 'param': param})
 
 
-def inner_product_forward_cases(rng):
-    cases = []
-    for title, x, layer, param in inner_product_inputs(rng):
-        right = inner_product_forward(x, param)
-        # The handout does not say which of the three sizes is num.
-        expected = tuple({**right, 'channel': 1, size: layer['num']} for size in ('channel', 'height', 'width'))
-        cases.append(Case(title, {'input': x, 'layer': layer, 'param': param}, {THE_RESULT: expected}))
-    return cases
-
-
-def inner_product_backward_cases(rng):
-    cases = []
-    for title, x, layer, param in inner_product_inputs(rng):
-        output = with_diff(inner_product_forward(x, param), rng)
-        param_grad, input_od = inner_product_backward(output, x, param)
-        cases.append(Case(title, {'output': output, 'input': x, 'layer': layer, 'param': param},
-                          {'param_grad': param_grad, 'input_od': input_od}))
-    return cases
-
-
-def with_diff(output, rng):
-    """The right output of the layer, with a gradient: a wrong forward function costs its own question alone."""
-    return {**output, 'diff': rng.randn(*output['data'].shape)}
-
-
-def solver_cases(rng):
-    cases = []
+def solver_inputs(rng):
     for rates in SOLVERS:
         arguments = dict(zip(('w_rate', 'b_rate', 'mu', 'decay'), rates))
         title = ', '.join(f'{name} = {rate}' for name, rate in arguments.items())
         shapes = {1: ((25, 4), (4,)), 2: ((0,), (0,)), 3: ((12, 5), (5,)), 4: ((5, 1), (1,))}
         for name in ('params', 'param_winc', 'param_grad'):
             arguments[name] = {i: {'w': 1 + rng.rand(*w), 'b': 1 + rng.rand(*b)} for i, (w, b) in shapes.items()}
-        params_, param_winc_ = sgd_momentum(**arguments)
-        cases.append(Case(f'{title}, 4 layers, one without parameters', arguments,
-                          {'params_': params_, 'param_winc_': param_winc_}))
-    return cases
+        yield f'{title}, 4 layers, one without parameters', arguments
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -610,9 +558,9 @@ def grade_question(question, submission, seed, timeout, deadline):
     importing the submission again, if that is necessary, is not counted as a part of the timeout."""
     function, points = QUESTIONS[question]
     cases = cases_of(question, seed)
-    right, feedback, left, errors, printed = 0, [], timeout, False, False
+    right, feedback, left, errors = 0, [], timeout, False
     for case in cases:
-        problem, warning = 'no time was left for this case', None
+        problem, warning, note = 'no time was left for this case', None, None
         if left > 0 and time.monotonic() < deadline:
             try:
                 submission.begin(deadline)
@@ -622,17 +570,17 @@ def grade_question(question, submission, seed, timeout, deadline):
                                              min(start + left, deadline))
                 finally:
                     left -= time.monotonic() - start
-                errors, printed = errors or 'error' in answer, printed or bool(answer.get('printed'))
+                errors = errors or 'error' in answer
                 problem = find_mistake(answer, case)
                 if answer.get('changed') is not None:
                     warning = name_change(answer['changed'], case)
+                if answer.get('printed') and not submission.printed:
+                    submission.printed, note = True, 'what the submission prints is not shown'
             except cage.Failure as failure:
                 problem = str(failure)
         right += problem is None
         feedback += [f"{'right' if problem is None else 'WRONG'}  {function}, {case.title}",
-                     *(f'           {printable(text)}' for text in (problem, warning) if text)]
-    if printed:
-        feedback.append('           what the function printed is not shown here')
+                     *(f'           {printable(text)}' for text in (problem, warning, note) if text)]
     if errors:
         with contextlib.suppress(cage.Failure):
             submission.end(deadline)                   # it may have left memory or threads behind

@@ -95,7 +95,7 @@ class Submission:
     """The submission in its cage: imported once, and again in a new cage after a call that has ended the old one."""
 
     def __init__(self, files, flags):
-        self.files, self.flags, self.cage, self.missing = files, flags, None, []
+        self.files, self.flags, self.cage, self.missing, self.printed = files, flags, None, [], False
 
     def begin(self, deadline):
         """Import the submission if it is not. Raises Failure if that does not work."""

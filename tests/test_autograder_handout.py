@@ -474,7 +474,9 @@ def test_the_readme_names_every_question_with_its_points():
 
 
 def test_the_starter_gets_no_points(package):
-    assert graded_here((package / 'cnn_lenet.py').read_text())[0] == {question: 0 for question, _ in POINTS.values()}
+    scores, feedback = graded_here((package / 'cnn_lenet.py').read_text())
+    assert scores == {question: 0 for question, _ in POINTS.values()}
+    assert feedback.count('not written yet') == feedback.count('WRONG') > 0
 
 
 @pytest.mark.parametrize('name', POINTS)
