@@ -1,10 +1,7 @@
 """Right answers get their points however they are written; wrong ones never do; the seed is without influence."""
 
 import concurrent.futures
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -201,6 +198,7 @@ def test_the_seed_makes_no_difference_to_the_score(name, seed):
 
 def test_the_grader_itself_gives_the_same_scores_and_feedback():
     question, points, source = PARTLY['windows of 2 x 2 built in']
+    source = changed("    print('pooling', h_out, w_out)\n", '', source)
     found, feedback = graded_here(source)
     with open_folder() as folder:
         process = Grader(folder).source(source, '--seed', '0')
@@ -296,13 +294,3 @@ def surrounded(tmp_path_factory):
 @pytest.mark.parametrize('name', SURROUNDINGS)
 def test_a_submission_finds_what_it_needs_around_it(surrounded, name):
     assert scores(surrounded[name]) == POINTS
-
-
-def test_numpy_may_be_found_through_pythonpath(tmp_path):
-    """The Python that an environment was made from, without its packages, and a relative path to them."""
-    packages = os.path.dirname(os.path.dirname(np.__file__))
-    one, path = submit(tmp_path, {'cnn_lenet.py': LOOPS})
-    process = subprocess.run([os.path.realpath(sys.executable), *one.program[1:], str(path), '-A'], text=True,
-                             cwd=os.path.dirname(packages), capture_output=True,
-                             env={**os.environ, 'PYTHONPATH': os.path.basename(packages)})
-    assert scores(process) == POINTS

@@ -26,10 +26,10 @@ from grading import (
     POINTS,
     ROOT,
     Grader,
+    changed,
     grade,
     graded_here,
     open_folder,
-    relu,
     scores,
     submissions,
     with_function,
@@ -38,6 +38,8 @@ from grading import (
 
 SOURCE = LOOPS.encode()
 GOOD = ('hw7/cnn_lenet.py', SOURCE)
+QUIET = changed("    print('pooling', h_out, w_out)\n", '')
+ADAMS = with_function('relu_forward', '    return dict(input)', QUIET)
 
 
 @pytest.fixture(scope='module')
@@ -61,9 +63,8 @@ def test_a_right_solution_gets_all_points(one, tmp_path, name):
 
 
 def test_a_seed_repeats_the_inputs(one):
-    wrong = relu("    return dict(input)")
-    first, other = (graded_here(wrong, seed)[1] for seed in (5, 6))
-    assert one.source(wrong, '--seed', '5').stdout.startswith(first)
+    first, other = (graded_here(ADAMS, seed)[1] for seed in (5, 6))
+    assert one.source(ADAMS, '--seed', '5').stdout.startswith(first)
     assert first.splitlines()[1:] != other.splitlines()[1:]
 
 
@@ -81,7 +82,7 @@ def test_the_readme_shows_the_points_of_the_grader():
 
 
 def test_a_report_appears_once_in_gradescopes_results(one, tmp_path):
-    one.source(relu('    return dict(input)'), '--gradescope', str(tmp_path / 'results.json'))
+    one.source(ADAMS, '--gradescope', str(tmp_path / 'results.json'))
     results = json.loads((tmp_path / 'results.json').read_text())
     assert [test['number'] for test in results['tests'] if test['status'] == 'failed'] == ['Q2']
     assert json.dumps(results).count("the result['data'] is wrong") == 3            # cases
@@ -316,9 +317,6 @@ def test_an_archive_that_takes_for_ever_is_given_up(one, tmp_path):
 # ---------------------------------------------------------------------------------------------------------------
 # A class, and Gradescope
 # ---------------------------------------------------------------------------------------------------------------
-
-
-ADAMS = relu('    return dict(input)')
 
 
 @pytest.fixture
