@@ -15,6 +15,7 @@ import collections
 import concurrent.futures
 import contextlib
 import csv
+import fcntl
 import functools
 import json
 import os
@@ -43,8 +44,6 @@ QUESTIONS = {
     'Q6': ('inner_product_backward', 10),
     'Q7': ('sgd_momentum', 7),
 }
-
-
 HEAD = ['submission', *QUESTIONS, 'total', 'seed', 'remark']      # of a class's table
 NO_SUBMISSIONS = ('README.txt', 'submission_metadata.yml', '__MACOSX')
 
@@ -64,6 +63,8 @@ def main(argv=None):
                      'add --unconfined')
     for number in (signal.SIGINT, signal.SIGTERM):     # so that what has been started is cleaned up
         signal.signal(number, lambda number, _: sys.exit(128 + number))
+    # What a submission has written behind the end of the same file does not stand behind this output.
+    fcntl.fcntl(1, fcntl.F_SETFL, fcntl.fcntl(1, fcntl.F_GETFL) | os.O_APPEND)
     sys.stdout.reconfigure(errors='backslashreplace')
     sys.stderr.reconfigure(errors='backslashreplace')
     seed = secrets.randbelow(2 ** 32) if flags.seed is None else flags.seed
@@ -424,14 +425,14 @@ def find_mistake(answer, case):
         if 'error' in answer:
             return answer['error']
         problem = compare_all(answer['result'], case.expected, case)
-        if problem and compare_all(answer['result'], starters(case), case) is None:
+        if problem and compare_all(answer['result'], unwritten(case), case) is None:
             return 'not written yet: this is what the starter returns'
         return problem
     except Exception as error:                         # whatever an answer has that comparing trips over is wrong
         return f'{THE_RESULT} cannot be compared ({type(error).__name__}: {error})'
 
 
-def starters(case):
+def unwritten(case):
     """What a function of the starter returns: zeros, and the solver what it was given."""
     if 'params' in case.arguments:
         return {'params_': case.arguments['params'], 'param_winc_': case.arguments['param_winc']}
@@ -451,7 +452,7 @@ def compare_all(found, expected, case):
     sizes = sizes_of(case.arguments['input']) if 'input' in case.arguments else None
     if list(expected) == [THE_RESULT]:
         return compare(found, expected[THE_RESULT], THE_RESULT, sizes)
-    if not isinstance(found, list):
+    if not isinstance(found, list) or len(found) != len(expected):
         return f'{THE_RESULT} is {kind(found)}; expected {", ".join(expected)}'
     return first(compare(a, b, name, sizes) for a, (name, b) in zip(found, expected.items()))
 

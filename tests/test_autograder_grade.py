@@ -448,28 +448,24 @@ def test_after_the_total_what_was_graded_counts(one):
     assert time.monotonic() - start < LONG
 
 
-class Answering:
-    """In place of a cage: one that gives the same answer to everything."""
+class Answering(submissions.Submission):
+    """A submission that gives the same answer to everything, and its cage."""
 
-    def __init__(self, answer):
-        self.answer = answer
+    def begin(self, deadline):
+        self.cage = self
 
     def ask(self, request, deadline, blobs):
-        return dict(self.answer), []
+        return dict(self.flags), []
 
     def close(self, deadline):
         pass
 
 
 def feedback_on(answer, questions=('Q7',)):
-    submission = submissions.Submission({'cnn_lenet.py': b'x = 1\n'}, None)
-    feedback = []
-    for question in questions:
-        submission.cage = Answering(answer)
-        score, lines = grade.grade_question(question, submission, 0, LONG, time.monotonic() + LONG)
-        assert score == 0
-        feedback += lines
-    return '\n'.join(feedback)
+    submission = Answering({'cnn_lenet.py': b'x = 1\n'}, answer)
+    graded = [grade.grade_question(question, submission, 0, LONG, time.monotonic() + LONG) for question in questions]
+    assert {score for score, _ in graded} == {0}
+    return '\n'.join(line for _, feedback in graded for line in feedback)
 
 
 @pytest.mark.parametrize('answer', [
@@ -478,6 +474,13 @@ def feedback_on(answer, questions=('Q7',)):
     {'result': ['number', 1], 'changed': 'x' * 10 ** 6, 'printed': 'x' * 10 ** 6}], ids=range(5))
 def test_whatever_a_submission_says_its_report_is_short(answer):
     assert len(feedback_on(answer)) < 5000
+
+
+@pytest.mark.parametrize('result', [['list', []], ['list', [['dict', []]]], ['dict', []], ['number', 0], ['list', [0]]],
+                         ids=str)
+def test_an_answer_that_a_submission_makes_up_is_wrong(result):
+    """It can reach the loop that it is called from, and send what it likes."""
+    assert feedback_on({'result': result}, POINTS).count('WRONG') == 27
 
 
 def test_suppressed_output_is_mentioned_once():
