@@ -52,6 +52,8 @@ def main(argv=None):
     """Grade, print, write. Exit status 0 if the grading worked, whatever the score; 2 for a wrong call."""
     parser = get_parser()
     flags = parser.parse_args(argv)
+    if not os.path.exists(flags.submission):
+        parser.error(f'{flags.submission}: no such file or folder')
     if flags.csv and not os.path.isdir(flags.submission):
         parser.error(f'{flags.submission} is not a folder; --csv takes a folder of submissions')
     if flags.csv and (flags.autolab or flags.gradescope):
@@ -102,7 +104,7 @@ def name_missing(missing):
 
 def get_parser():
     parser = argparse.ArgumentParser(prog='grade.py', description='Grade the programming questions of homework 7.')
-    parser.add_argument('submission', type=existing, metavar='SUBMISSION',
+    parser.add_argument('submission', metavar='SUBMISSION',
                         help='hw7.tar or a zip, a folder with cnn_lenet.py, or a cnn_lenet.py')
     parser.add_argument('--seed', type=whole(0, 2 ** 32 - 1), metavar='N', help='repeat the inputs of an earlier run')
     parser.add_argument('-A', '--autolab', action='store_true', help="print Autolab's autoresult as the last line")
@@ -123,12 +125,6 @@ def get_parser():
                        help='submissions graded at the same time (default: one for each core)')
     group.add_argument('--unconfined', action='store_true', help='go on where nothing confines a submission')
     return parser
-
-
-def existing(path):
-    if not os.path.exists(path):
-        raise argparse.ArgumentTypeError(f'{path}: no such file or folder')
-    return path
 
 
 def whole(low, high):
@@ -413,12 +409,6 @@ def form(value):
     return ['array' if isinstance(value, np.ndarray) else 'number', None]
 
 
-def returned(case):
-    """What a right function returns: one value, or several."""
-    values = list(case.expected.values())
-    return values if len(values) > 1 else values[0]
-
-
 def find_mistake(answer, case):
     """What is wrong with the worker's answer to a case, in one line; None if nothing is."""
     try:
@@ -567,7 +557,9 @@ def grade_question(question, submission, seed, timeout, deadline):
                 submission.begin(deadline)
                 start = time.monotonic()
                 try:
-                    answer = submission.call(function, list(case.arguments.values()), form(returned(case)),
+                    values = list(case.expected.values())
+                    wanted = form(values if len(values) > 1 else values[0])
+                    answer = submission.call(function, list(case.arguments.values()), wanted,
                                              min(start + left, deadline))
                 finally:
                     left -= time.monotonic() - start
