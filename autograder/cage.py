@@ -1,30 +1,29 @@
-"""The grader's half of the cage: start a process that shuts itself in (confine.py), ask it things, end it in time."""
+"""The grader's half of the cage: start a process that is shut in (sandbox.py), ask it things, end it in time."""
 
+import contextlib
 import json
 import os
+import re
 import secrets
 import select
 import signal
-import site
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import sandbox
 
 HERE = Path(__file__).resolve().parent
-MAX_HEADER = 2 ** 20             # bytes of an answer's JSON
+MAX_HEADER = {'worker': 2 ** 13, 'archive': 2 ** 21}     # bytes of an answer's JSON, by job
+MAX_TEXT = 300                   # characters of a text in it
 MAX_ANSWER = 64 * 2 ** 20        # bytes of an answer
 TYPES = {'<f8', '<f4'}           # of the arrays in an answer
+WARNING = 0.1                    # seconds before a deadline at which the process says where it is
 CLOSING = 1.5                    # seconds that may pass beyond all deadlines until a cage has been emptied
-stopped = threading.Event()      # once it is set, `ask` raises Broken in every thread
-
-
-def tier():
-    """Whether anything here confines a submission, beyond limits."""
-    return sys.platform == 'linux' or os.geteuid() == 0
+QUIET = {'stdin': subprocess.DEVNULL, 'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
 
 
 class Failure(Exception):
@@ -36,52 +35,57 @@ class Broken(Exception):
 
 
 class Cage:
-    """A process that is shut in and does one job, with files in the folder that is all it can write.
+    """A process that is shut in and does one job, in a folder that is all it can write.
 
     job       'worker' or 'archive': the file that is run
-    files     dict, name -> bytes
+    files     dict, name -> bytes, put into the folder
     deadline  by time.monotonic(), for the start alone; each `ask` has its own
-    memory    limit in megabytes, `seconds` the limit of processor time
-    Raises Failure if it does not start in time, Broken if it cannot be started. `missing` then names what the system
-    does not offer.
+    memory    limit in megabytes for each process, `seconds` the limit of its processor time
+    Raises Failure if it does not start in time, Broken if it cannot be started. `missing` then names what keeps this
+    system from confining it better. The thread that starts a cage has to outlive it: bubblewrap dies with it.
     """
 
     def __init__(self, job, files, deadline, memory, seconds):
+        tier = sandbox.tier()
+        self.keeper, self.missing = tier.name == sandbox.ANOTHER_USER, tier.missing
+        self.limit, self.received, self.process, self.folder = MAX_HEADER[job], bytearray(), None, None
         requests, answers = os.pipe(), os.pipe()
-        self.requests, self.answers, self.received = requests[1], answers[0], bytearray()
-        source = (HERE / 'confine.py').read_text(encoding='utf-8')
+        self.requests, self.answers = requests[1], answers[0]
         try:
+            if tier.name != sandbox.BUBBLEWRAP:        # where the folder is in memory
+                self.folder = tempfile.mkdtemp(prefix='hw7-')
+                os.chmod(self.folder, 0o711)
+                os.mkdir(f'{self.folder}/hw7')         # the submission's: what it may rename is in there
+            for pipe in (self.requests, self.answers):
+                os.set_blocking(pipe, False)
             self.process = subprocess.Popen(
-                [sys.executable, '-B', '-c', source, str(requests[0]), str(answers[1]), str(memory * 2 ** 20),
-                 str(seconds)],
-                cwd='/', pass_fds=(requests[0], answers[1]), start_new_session=True, stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
-        except OSError as error:
-            os.close(self.requests)
-            os.close(self.answers)
-            raise Broken(f'{sys.executable}: {error.strerror}') from None
+                [*tier.wrapper, sys.executable, '-B', '-I', '-c', (HERE / 'confine.py').read_text(encoding='utf-8'),
+                 str(requests[0]), str(answers[1]), str(memory * 2 ** 20), str(seconds)],
+                cwd=f'{self.folder}/hw7' if self.folder else '/', pass_fds=(requests[0], answers[1]),
+                start_new_session=True, env=environment(), **QUIET)
+            first, count = tier.users or (0, 1)
+            started, _ = self.ask({'job': (HERE / f'{job}.py').read_text(encoding='utf-8'), 'names': list(files),
+                                   'user': first + self.process.pid % count, 'keeper': self.keeper,
+                                   'processes': tier.name != sandbox.LIMITS_ONLY, 'path': sandbox.user_packages()},
+                                  deadline, list(files.values()))
+            if 'broken' in started:
+                raise Broken(started['broken'])
+        except BaseException as error:
+            self.close(deadline)
+            if isinstance(error, Failure):
+                raise Failure(f'the process did not start: {error}') from None
+            if isinstance(error, OSError):
+                raise Broken(f'{error.filename}: {error.strerror}') from None
+            raise
         finally:
             os.close(requests[0])
             os.close(answers[1])
-        try:
-            for pipe in (self.requests, self.answers):
-                os.set_blocking(pipe, False)
-            started, _ = self.ask({'job': (HERE / f'{job}.py').read_text(encoding='utf-8'), 'names': list(files),
-                                   'grader': os.getpid(), 'hidden': str(HERE)}, deadline, list(files.values()))
-            if 'broken' in started:
-                raise Broken(started['broken'])
-            self.missing = started['missing']
-        except Failure as failure:
-            self.close(deadline)
-            raise Failure(f'the process did not start: {failure}') from None
-        except BaseException:
-            self.close(deadline)
-            raise
 
     def ask(self, request, deadline, blobs=()):
         """Send a request, wait for its answer. Returns (header, blobs); raises Failure if there is none in time."""
         token = secrets.token_hex(16)
-        header = json.dumps({**request, 'token': token, 'sizes': [len(blob) for blob in blobs]}).encode()
+        header = json.dumps({**request, 'token': token, 'sizes': [len(blob) for blob in blobs],
+                             'seconds': max(deadline - time.monotonic() - WARNING, 0.001)}).encode()
         pending = memoryview(b''.join([len(header).to_bytes(8, 'big'), header, *blobs]))
         self.received.clear()
         while True:
@@ -89,10 +93,8 @@ class Cage:
             if answer is not None:
                 return answer
             left = deadline - time.monotonic()
-            if stopped.is_set():
-                raise Broken('stopped')
             if left <= 0:
-                raise Failure('no answer in time')
+                raise Failure(f'no answer in time{self.place()}')
             ended = self.process.poll() is not None    # asked first: what it has sent is then there to be read
             readable, writable, _ = select.select([self.answers], [self.requests] if pending else [], [],
                                                   0 if ended else min(left, 0.1))
@@ -121,18 +123,23 @@ class Cage:
             raise Failure('the answer is too large')
         return bool(part)
 
+    def place(self):
+        """The line of the submission where it was, if it has said so (faulthandler in confine.py)."""
+        found = re.search(rb'cnn_lenet\.py", line (\d{1,7}) in', self.received)
+        return f' (line {int(found[1])} of cnn_lenet.py)' if found else ''
+
     def parse(self, token):
         """The answer, if all of it is there. What comes before its token was not sent by the worker's own loop."""
         start = self.received.find(token)
         if start < 0:
-            del self.received[:-len(token)]
+            del self.received[:-2 ** 16]
             return None
         del self.received[:start]
         body = len(token) + 8
         length = int.from_bytes(self.received[len(token):body], 'big')
         if len(self.received) < body:
             return None
-        if length > MAX_HEADER:
+        if length > self.limit:
             raise Failure('the answer is too large')
         if len(self.received) < body + length:
             return None
@@ -147,40 +154,43 @@ class Cage:
             for size in sizes:
                 blobs.append(bytes(self.received[position:position + size]))
                 position += size
-            return header, blobs
+            return {key: value[:MAX_TEXT] if isinstance(value, str) else value for key, value in header.items()}, blobs
         except (Failure, MemoryError):
             raise
         except Exception:                              # whatever a made-up answer trips over
             raise Failure('the answer cannot be read') from None
 
     def close(self, deadline):
-        """Have the keeper end every process in the cage and remove its folder.
+        """End every process in the cage and remove its folder.
 
         Raises Failure if that has not happened shortly after the deadline; the keeper then goes on by itself.
         """
-        for number in (signal.SIGTERM, signal.SIGCONT):       # the submission may have stopped it
-            self.process.send_signal(number)
         for pipe in (self.requests, self.answers):
-            os.close(pipe)
+            os.close(pipe)                             # for the keeper, a sign to end all that its user has started
         try:
-            self.process.wait(max(deadline - time.monotonic(), 0) + CLOSING)
+            if self.process:
+                if not self.keeper:
+                    with contextlib.suppress(OSError):
+                        os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait(max(deadline - time.monotonic(), 0) + CLOSING)
         except subprocess.TimeoutExpired:
-            raise Failure('its processes or files could not be removed in time') from None
+            raise Failure('its processes could not be ended in time') from None
+        finally:
+            if self.folder:                            # neither of the two commands follows a link
+                subprocess.run(['find', self.folder, '-type', 'd', '!', '-perm', '-700', '-exec', 'chmod', '700', '{}',
+                                ';'], **QUIET)
+                subprocess.run(['rm', '-rf', self.folder], **QUIET)
 
 
 def environment():
-    """What the submission sees of the environment."""
-    kept = ('PATH', 'LD_LIBRARY_PATH', 'DYLD_LIBRARY_PATH', 'SYSTEMROOT', 'TMPDIR')
-    result = {name: os.environ[name] for name in kept if name in os.environ}
-    packages = [os.path.abspath(folder) for folder in os.environ.get('PYTHONPATH', '').split(os.pathsep) if folder]
-    if packages:
-        result['PYTHONPATH'] = os.pathsep.join(packages)
-    return {**result, 'PYTHONUSERBASE': site.getuserbase(), 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1',
-            'MKL_NUM_THREADS': '1'}
+    """All that the submission sees of the environment; confine.py adds HOME and TMPDIR."""
+    kept = {name: os.environ[name] for name in ('LD_LIBRARY_PATH', 'LANG') if name in os.environ}
+    return {**kept, 'PATH': f'{os.path.dirname(sys.executable)}:/usr/local/bin:/usr/bin:/bin', 'USER': 'student',
+            'LOGNAME': 'student', 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
 
 
 def ending(code):
-    """How the keeper says that the process ended: 128 + N for signal N."""
+    """How the process ended; bubblewrap and the keeper have 128 + N for signal N."""
     if code < 0 or code > 128:
         return f'the process was ended by signal {-code if code < 0 else code - 128}'
     return f'the process ended itself (exit status {code})'

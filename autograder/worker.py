@@ -5,7 +5,8 @@ All that is gained by it is a wrong answer: expected values stay in the grader. 
 pickled.
 """
 
-import importlib
+import importlib.util
+import io
 import os
 import sys
 import traceback
@@ -18,23 +19,41 @@ shape_of, dtype_in, bytes_of = np.ndarray.shape.__get__, np.ndarray.dtype.__get_
 converted, element_of = np.ndarray.astype, np.ndarray.item
 kind_of, size_of, code_of = np.dtype.kind.__get__, np.dtype.itemsize.__get__, np.dtype.str.__get__
 numbers = (np.integer, np.floating, np.bool_)
-extract_tb, import_module, getcwd, join = traceback.extract_tb, importlib.import_module, os.getcwd, os.path.join
+extract_tb = traceback.extract_tb
 
 
 def main(receive, send):
-    """Import the submission, then call a function of it for each request."""
-    sys.path.insert(0, getcwd())
-    path = join(getcwd(), 'cnn_lenet.py')
+    """Import the submission, then call a function of it for each request.
+
+    An answer's `printed` says whether the submission has printed something by then.
+    """
+    sys.path.insert(0, os.getcwd())
+    path = os.path.join(os.getcwd(), 'cnn_lenet.py')
+    output = sys.stdout = sys.__stdout__ = Output(open(os.devnull, 'wb'), write_through=True)
     request, _ = receive()
     try:
-        module = import_module('cnn_lenet')
+        # By its path: a folder cnn_lenet beside it would come first.
+        spec = importlib.util.spec_from_file_location('cnn_lenet', path)
+        module = sys.modules['cnn_lenet'] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
     except BaseException as error:                     # a submission may call sys.exit()
-        send(request['token'], describe(error, path))
+        send(request['token'], {**describe(error, path), 'printed': output.printed})
         return
-    send(request['token'], {})
+    send(request['token'], {'printed': output.printed})
     while True:
         request, blobs = receive()
-        send(request['token'], *answer(request, blobs, vars(module), path))
+        header, arrays = answer(request, blobs, vars(module), path)
+        send(request['token'], {**header, 'printed': output.printed}, arrays)
+
+
+class Output(io.TextIOWrapper):
+    """Standard output, which nobody sees, and whether anything was written to it."""
+
+    printed = False
+
+    def write(self, text):
+        self.printed = True
+        return super().write(text)
 
 
 def answer(request, blobs, functions, path):
@@ -119,8 +138,12 @@ def describe(error, path):
     """The last line of a traceback, and the line of the submission where it was."""
     try:
         lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == path]
+        text = f'{type(error).__name__}: {error}'
         if isinstance(error, SyntaxError) and error.filename == path:
             lines = [error.lineno]
-        return {'error': f'{type(error).__name__}: {error}'[:300], 'line': lines[-1] if lines else None}
+            text = f'{type(error).__name__}: {error.msg}' + (f': {error.text.strip()}' if error.text else '')
+        if type(error).__name__ == 'BdbQuit':
+            text = 'stopped in the debugger: pdb.set_trace() or breakpoint() was left in'
+        return {'error': text[:300], 'line': lines[-1] if lines else None}
     except BaseException:
         return {'error': 'an exception that cannot be shown', 'line': None}
