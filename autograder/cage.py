@@ -5,8 +5,8 @@ import json
 import os
 import re
 import secrets
-import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -42,131 +42,99 @@ class Cage:
     deadline  by time.monotonic(), for the start alone; each `ask` has its own
     memory    limit in megabytes for each process, `seconds` the limit of its processor time
     Raises Failure if it does not start in time, Broken if it cannot be started. `missing` then names what keeps this
-    system from confining it better. The thread that starts a cage has to outlive it: bubblewrap dies with it.
+    system from confining it better. The thread that starts a cage has to outlive it: bubblewrap ends with it.
     """
 
     def __init__(self, job, files, deadline, memory, seconds):
         tier = sandbox.tier()
         self.keeper, self.missing = tier.name == sandbox.ANOTHER_USER, tier.missing
         self.limit, self.received, self.process, self.folder = MAX_HEADER[job], bytearray(), None, None
-        requests, answers = os.pipe(), os.pipe()
-        self.requests, self.answers = requests[1], answers[0]
+        self.socket, inside = socket.socketpair()
         try:
             if tier.name != sandbox.BUBBLEWRAP:        # where the folder is in memory
                 self.folder = tempfile.mkdtemp(prefix='hw7-')
                 os.chmod(self.folder, 0o711)
-                os.mkdir(f'{self.folder}/hw7')         # the submission's: what it may rename is in there
-            for pipe in (self.requests, self.answers):
-                os.set_blocking(pipe, False)
+                os.mkdir(f'{self.folder}/hw7')         # the submission's: it cannot put a link in the place of ours
+            confine, source = [(HERE / name).read_text(encoding='utf-8') for name in ('confine.py', f'{job}.py')]
             self.process = subprocess.Popen(
-                [*tier.wrapper, sys.executable, '-B', '-I', '-c', (HERE / 'confine.py').read_text(encoding='utf-8'),
-                 str(requests[0]), str(answers[1]), str(memory * 2 ** 20), str(seconds)],
-                cwd=f'{self.folder}/hw7' if self.folder else '/', pass_fds=(requests[0], answers[1]),
-                start_new_session=True, env=environment(), **QUIET)
-            first, count = tier.users or (0, 1)
-            started, _ = self.ask({'job': (HERE / f'{job}.py').read_text(encoding='utf-8'), 'names': list(files),
-                                   'user': first + self.process.pid % count, 'keeper': self.keeper,
-                                   'processes': tier.name != sandbox.LIMITS_ONLY, 'path': sandbox.user_packages()},
+                [*tier.wrapper, sys.executable, '-B', '-I', '-c', confine, str(inside.fileno()), str(memory),
+                 str(seconds)],
+                cwd=f'{self.folder}/hw7' if self.folder else '/', pass_fds=[inside.fileno()], start_new_session=True,
+                env=environment(), **QUIET)
+            inside.close()
+            started, _ = self.ask({'job': source, 'names': list(files), 'path': sandbox.user_packages(),
+                                   'user': tier.user and tier.user + self.process.pid % sandbox.USERS,
+                                   'keeper': self.keeper, 'processes': tier.name != sandbox.LIMITS_ONLY},
                                   deadline, list(files.values()))
             if 'broken' in started:
                 raise Broken(started['broken'])
         except BaseException as error:
+            inside.close()
             self.close(deadline)
             if isinstance(error, Failure):
                 raise Failure(f'the process did not start: {error}') from None
             if isinstance(error, OSError):
                 raise Broken(f'{error.filename}: {error.strerror}') from None
             raise
-        finally:
-            os.close(requests[0])
-            os.close(answers[1])
 
     def ask(self, request, deadline, blobs=()):
-        """Send a request, wait for its answer. Returns (header, blobs); raises Failure if there is none in time."""
+        """Send a request, wait for its answer. Returns (header, blobs); raises Failure if there is none in time.
+
+        What comes before the request's token was not sent by the worker's own loop.
+        """
         token = secrets.token_hex(16)
         header = json.dumps({**request, 'token': token, 'sizes': [len(blob) for blob in blobs],
                              'seconds': max(deadline - time.monotonic() - WARNING, 0.001)}).encode()
-        pending = memoryview(b''.join([len(header).to_bytes(8, 'big'), header, *blobs]))
         self.received.clear()
-        while True:
-            answer = self.parse(token.encode())
-            if answer is not None:
-                return answer
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise Failure(f'no answer in time{self.place()}')
-            ended = self.process.poll() is not None    # asked first: what it has sent is then there to be read
-            readable, writable, _ = select.select([self.answers], [self.requests] if pending else [], [],
-                                                  0 if ended else min(left, 0.1))
-            if writable:
-                pending = self.write(pending)
-            if readable and self.read():
-                continue
-            if ended:
-                raise Failure(ending(self.process.returncode))
-            if readable:
-                time.sleep(0.01)                       # its end is closed: it dies, or will never answer
-
-    def write(self, pending):
         try:
-            return pending[os.write(self.requests, pending[:65536]):]
-        except BlockingIOError:
-            return pending
-        except BrokenPipeError:
-            return memoryview(b'')                     # it has died, or closed its end: poll() or the clock will tell
-
-    def read(self):
-        """Whether something came."""
-        part = os.read(self.answers, 2 ** 20)
-        self.received += part
-        if len(self.received) > MAX_ANSWER:
-            raise Failure('the answer is too large')
-        return bool(part)
-
-    def place(self):
-        """The line of the submission where it was, if it has said so (faulthandler in confine.py)."""
-        found = re.search(rb'cnn_lenet\.py", line (\d{1,7}) in', self.received)
-        return f' (line {int(found[1])} of cnn_lenet.py)' if found else ''
-
-    def parse(self, token):
-        """The answer, if all of it is there. What comes before its token was not sent by the worker's own loop."""
-        start = self.received.find(token)
-        if start < 0:
-            del self.received[:-2 ** 16]
-            return None
-        del self.received[:start]
-        body = len(token) + 8
-        length = int.from_bytes(self.received[len(token):body], 'big')
-        if len(self.received) < body:
-            return None
-        if length > self.limit:
-            raise Failure('the answer is too large')
-        if len(self.received) < body + length:
-            return None
-        try:
-            header = json.loads(self.received[body:body + length])
-            sizes = header['sizes']
-            if not all(type(size) is int and 0 <= size <= MAX_ANSWER for size in sizes) or sum(sizes) > MAX_ANSWER:
-                raise Failure('the answer is too large')
-            if len(self.received) < body + length + sum(sizes):
-                return None
-            blobs, position = [], body + length
-            for size in sizes:
-                blobs.append(bytes(self.received[position:position + size]))
-                position += size
-            return {key: value[:MAX_TEXT] if isinstance(value, str) else value for key, value in header.items()}, blobs
+            self.socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            with contextlib.suppress(ConnectionError):                     # it has ended: reading tells
+                self.socket.sendall(b''.join([len(header).to_bytes(8, 'big'), header, *blobs]))
+            while token.encode() not in self.received:
+                del self.received[:-2 ** 16]
+                self.read(deadline)
+            del self.received[:self.received.index(token.encode()) + len(token)]
+            answer = json.loads(self.take(int.from_bytes(self.take(8, deadline), 'big'), deadline, self.limit))
+            blobs = [self.take(size, deadline) for size in answer['sizes']]
+            return {key: value[:MAX_TEXT] if isinstance(value, str) else value for key, value in answer.items()}, blobs
+        except TimeoutError:
+            # faulthandler has written it, see confine.py.
+            line = re.search(rb'cnn_lenet\.py", line (\d{1,7}) in', self.received)
+            raise Failure('no answer in time' + (f' (line {int(line[1])} of cnn_lenet.py)' if line else '')) from None
         except (Failure, MemoryError):
             raise
         except Exception:                              # whatever a made-up answer trips over
             raise Failure('the answer cannot be read') from None
+
+    def take(self, count, deadline, limit=MAX_ANSWER):
+        """The next `count` bytes of an answer."""
+        if count > limit:
+            raise Failure('the answer is too large')
+        while len(self.received) < count:
+            self.read(deadline)
+        part = bytes(self.received[:count])
+        del self.received[:count]
+        return part
+
+    def read(self, deadline):
+        self.socket.settimeout(max(deadline - time.monotonic(), 0.001))
+        part = b''
+        with contextlib.suppress(ConnectionError):
+            part = self.socket.recv(2 ** 20)
+        self.received += part
+        if len(self.received) > MAX_ANSWER:
+            raise Failure('the answer is too large')
+        if not part:                                   # it has ended, or closed its end
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                raise Failure(ending(self.process.wait(max(deadline - time.monotonic(), 0))))
+            raise TimeoutError
 
     def close(self, deadline):
         """End every process in the cage and remove its folder.
 
         Raises Failure if that has not happened shortly after the deadline; the keeper then goes on by itself.
         """
-        for pipe in (self.requests, self.answers):
-            os.close(pipe)                             # for the keeper, a sign to end all that its user has started
+        self.socket.close()                            # for the keeper, a sign to end all that its user has started
         try:
             if self.process:
                 if not self.keeper:
