@@ -5,11 +5,13 @@ import json
 import os
 import re
 import secrets
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -23,7 +25,13 @@ MAX_ANSWER = 64 * 2 ** 20        # bytes of an answer
 TYPES = {'<f8', '<f4'}           # of the arrays in an answer
 WARNING = 0.1                    # seconds before a deadline at which the process says where it is
 CLOSING = 1.5                    # seconds that may pass beyond all deadlines until a cage has been emptied
+stopped = threading.Event()      # once it is set, `ask` raises Broken in every thread
 QUIET = {'stdin': subprocess.DEVNULL, 'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
+
+
+def tier():
+    """What confines submissions: 'bubblewrap' or 'another user' (sandbox.py); None if nothing does."""
+    return sandbox.tier().name if sandbox.tier().name != sandbox.LIMITS_ONLY else None
 
 
 class Failure(Exception):
@@ -78,38 +86,37 @@ class Cage:
             raise
 
     def ask(self, request, deadline, blobs=()):
-        """Send a request, wait for its answer. Returns (header, blobs); raises Failure if there is none in time.
-
-        What comes before the request's token was not sent by the worker's own loop.
-        """
-        token = secrets.token_hex(16)
-        header = json.dumps({**request, 'token': token, 'sizes': [len(blob) for blob in blobs],
+        """Send a request, wait for its answer. Returns (header, blobs); raises Failure if there is none in time."""
+        token = secrets.token_hex(16).encode()
+        header = json.dumps({**request, 'token': token.decode(), 'sizes': [len(blob) for blob in blobs],
                              'seconds': max(deadline - time.monotonic() - WARNING, 0.001)}).encode()
         self.received.clear()
         try:
             self.socket.settimeout(max(deadline - time.monotonic(), 0.001))
-            with contextlib.suppress(ConnectionError):                     # it has ended: reading tells
+            with contextlib.suppress(ConnectionError):         # it has ended: reading tells
                 self.socket.sendall(b''.join([len(header).to_bytes(8, 'big'), header, *blobs]))
-            while token.encode() not in self.received:
+            while token not in self.received:                  # what comes before it is not the worker's answer
                 del self.received[:-2 ** 16]
                 self.read(deadline)
-            del self.received[:self.received.index(token.encode()) + len(token)]
-            answer = json.loads(self.take(int.from_bytes(self.take(8, deadline), 'big'), deadline, self.limit))
+            del self.received[:self.received.index(token) + len(token)]
+            length = int.from_bytes(self.take(8, deadline), 'big')
+            if length > self.limit:
+                raise Failure('the answer is too large')
+            answer = json.loads(self.take(length, deadline))
+            if sum(map(abs, answer['sizes'])) > MAX_ANSWER:
+                raise Failure('the answer is too large')
             blobs = [self.take(size, deadline) for size in answer['sizes']]
             return {key: value[:MAX_TEXT] if isinstance(value, str) else value for key, value in answer.items()}, blobs
         except TimeoutError:
-            # faulthandler has written it, see confine.py.
-            line = re.search(rb'cnn_lenet\.py", line (\d{1,7}) in', self.received)
+            line = re.search(rb'cnn_lenet\.py", line (\d{1,7}) in', self.received)      # from faulthandler
             raise Failure('no answer in time' + (f' (line {int(line[1])} of cnn_lenet.py)' if line else '')) from None
-        except (Failure, MemoryError):
+        except (Failure, Broken, MemoryError):
             raise
         except Exception:                              # whatever a made-up answer trips over
             raise Failure('the answer cannot be read') from None
 
-    def take(self, count, deadline, limit=MAX_ANSWER):
+    def take(self, count, deadline):
         """The next `count` bytes of an answer."""
-        if count > limit:
-            raise Failure('the answer is too large')
         while len(self.received) < count:
             self.read(deadline)
         part = bytes(self.received[:count])
@@ -117,17 +124,24 @@ class Cage:
         return part
 
     def read(self, deadline):
-        self.socket.settimeout(max(deadline - time.monotonic(), 0.001))
+        """Receive some more bytes."""
+        ready = None
+        while not ready:
+            left = deadline - time.monotonic()
+            if stopped.is_set():
+                raise Broken('stopped')
+            if left <= 0:
+                raise TimeoutError
+            ready, _, _ = select.select([self.socket], [], [], min(left, 0.1))
         part = b''
         with contextlib.suppress(ConnectionError):
             part = self.socket.recv(2 ** 20)
-        self.received += part
-        if len(self.received) > MAX_ANSWER:
-            raise Failure('the answer is too large')
         if not part:                                   # it has ended, or closed its end
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                raise Failure(ending(self.process.wait(max(deadline - time.monotonic(), 0))))
-            raise TimeoutError
+            try:
+                raise Failure(ending(self.process.wait(left)))
+            except subprocess.TimeoutExpired:
+                raise TimeoutError from None
+        self.received += part
 
     def close(self, deadline):
         """End every process in the cage and remove its folder.
@@ -137,6 +151,8 @@ class Cage:
         self.socket.close()                            # for the keeper, a sign to end all that its user has started
         try:
             if self.process:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(0.2)             # a worker that waits for a request ends by itself
                 if not self.keeper:
                     with contextlib.suppress(OSError):
                         os.killpg(self.process.pid, signal.SIGKILL)
@@ -145,8 +161,8 @@ class Cage:
             raise Failure('its processes could not be ended in time') from None
         finally:
             if self.folder:                            # neither of the two commands follows a link
-                subprocess.run(['find', self.folder, '-type', 'd', '!', '-perm', '-700', '-exec', 'chmod', '700', '{}',
-                                ';'], **QUIET)
+                subprocess.run(['find', self.folder, '-type', 'd', '!', '-perm', '-700',
+                                '-execdir', 'chmod', '700', '{}', ';'], **QUIET)
                 subprocess.run(['rm', '-rf', self.folder], **QUIET)
 
 

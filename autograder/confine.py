@@ -21,6 +21,7 @@ set_timer, ALARM = signal.setitimer, signal.ITIMER_REAL
 
 MAX_PROCESSES = 64               # and threads
 MAX_FILE = 2 ** 27               # bytes of a file that a submission writes
+NO_NEW_PRIVS, SECCOMP, SUBREAPER = 38, 22, 36
 # The number of the architecture; the first and the last of add_key, request_key and keyctl.
 KEY_CALLS = {'x86_64': (0xC000003E, 248, 250), 'aarch64': (0xC00000B7, 217, 219)}
 
@@ -80,10 +81,14 @@ def forbid_keys():
              (0x35, 0, 2, first), (0x25, 1, 0, last),
              (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000)]               # denied: EPERM; allowed
     content = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in steps))
-    libc = ctypes.CDLL(None)
-    libc.prctl(38, *map(ctypes.c_long, (1, 0, 0, 0)))                          # PR_SET_NO_NEW_PRIVS
-    if machine:                                                                # PR_SET_SECCOMP
-        libc.prctl(22, ctypes.c_long(2), struct.pack('HxxxxxxQ', len(steps), ctypes.addressof(content)))
+    set_process(NO_NEW_PRIVS, 1)
+    if machine:
+        set_process(SECCOMP, 2, struct.pack('HxxxxxxQ', len(steps), ctypes.addressof(content)))
+
+
+def set_process(option, value, pointer=None):
+    """Linux's prctl."""
+    ctypes.CDLL(None).prctl(option, ctypes.c_long(value), pointer, None, None)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -100,20 +105,25 @@ def become(user):
 def keep_others(user, socket):
     """Go on in a child. This process stays root until that has ended or the grader has gone, then ends all that the
     user has started and removes what it has left in the folders that are open to everyone."""
+    if sys.platform == 'linux':
+        set_process(SUBREAPER, 1)                      # those whose parents have ended become ours
     child = os.fork()
     if not child:
         return
     set_timer(ALARM, 0)
-    grader, ended, status = select.poll(), 0, 0
+    grader, ended = select.poll(), False
     grader.register(socket, 0)                         # that it is closed is always reported
     while not ended and not grader.poll(20):
-        ended, status = os.waitpid(child, os.WNOHANG)
+        ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     end_all_of(user)
-    if not ended:
-        _, status = os.waitpid(child, 0)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            process, status = os.wait()
+            if process == child:
+                code = os.waitstatus_to_exitcode(status)
     remove = 'ipcrm -a; find /tmp /var/tmp /dev/shm -maxdepth 1 -user $0 -exec rm -rf {} +'
     subprocess.run(['sh', '-c', remove, str(user)], cwd='/', user=user, group=user, extra_groups=[])
-    code = os.waitstatus_to_exitcode(status)
+    subprocess.run(['rm', '-rf', os.path.dirname(os.getcwd())], cwd='/')       # in case the grader has been killed
     leave(code if code >= 0 else 128 - code)           # as bubblewrap says it: 128 + N for signal N
 
 

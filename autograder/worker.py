@@ -138,12 +138,8 @@ def describe(error, path):
     """The last line of a traceback, and the line of the submission where it was."""
     try:
         lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == path]
-        text = f'{type(error).__name__}: {error}'
         if isinstance(error, SyntaxError) and error.filename == path:
             lines = [error.lineno]
-            text = f'{type(error).__name__}: {error.msg}' + (f': {error.text.strip()}' if error.text else '')
-        if type(error).__name__ == 'BdbQuit':
-            text = 'stopped in the debugger: pdb.set_trace() or breakpoint() was left in'
-        return {'error': text[:300], 'line': lines[-1] if lines else None}
+        return {'error': f'{type(error).__name__}: {error}'[:300], 'line': lines[-1] if lines else None}
     except BaseException:
         return {'error': 'an exception that cannot be shown', 'line': None}

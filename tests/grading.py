@@ -21,6 +21,7 @@ ROOT = Path(cnn_lenet.__file__).resolve().parent
 AUTOGRADER = ROOT / 'autograder'
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(AUTOGRADER)
+    import cage  # noqa: F401
     import grade
     import submissions
     import worker
@@ -62,41 +63,105 @@ def without(*questions):
 class Grader:
     """The grader as a user runs it, with a folder for temporary files that is looked at afterwards.
 
-    user    None for the one who runs the tests; if that is root, NOBODY for an ordinary user, and 0 for root in a
-            system where others can read Python
-    denied  system calls that this system then does not seem to have, as in a container
+    tier  one of TIERS; None: the best one for who runs the tests
     """
 
-    def __init__(self, folder, user=None, denied=(), timeout=LONG):
+    def __init__(self, folder, tier=None, timeout=LONG):
+        user, bubblewrap = TIERS[tier] if tier else (None, True)
         self.user, self.timeout, self.folder = user, timeout, Path(folder)
         grader = self.folder / 'grader'
         shutil.copytree(AUTOGRADER, grader, ignore=shutil.ignore_patterns('*.tar', '*.zip', '__pycache__'))
-        self.program = [sys.executable, str(grader / 'grade.py')]
-        if user is not None or denied:
-            numbers = [SYSTEM_CALLS[os.uname().machine][name] for name in denied]
-            settings = json.dumps([os.getuid() if user is None else user, user is not None, numbers])
-            self.program = [sys.executable, '-c', AS_USER, settings, *self.program]
+        self.program = [*as_user(user), sys.executable, str(grader / 'grade.py')]
+        self.environment = dict(os.environ)
+        if not bubblewrap:
+            self.environment['PATH'] = str(path_without_bubblewrap(self.folder))
         if user:
             os.chown(self.folder, user, user)
 
-    def run(self, path, *flags, **environment):
+    def run(self, path, *flags, stdout=subprocess.PIPE, **environment):
         """The finished process; `left` says what it has left in the temporary folder."""
         temporary = tempfile.mkdtemp(dir=self.folder)
         os.chmod(temporary, 0o711)
         if self.user:
             os.chown(temporary, self.user, self.user)
         command = [*self.program, str(path), '-A', '--timeout', str(self.timeout), *flags]
-        process = subprocess.run(command, capture_output=True, text=True, timeout=900,
-                                 env={**os.environ, 'TMPDIR': temporary, **environment})
+        process = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=900,
+                                 env={**self.environment, 'TMPDIR': temporary, **environment})
         process.left = os.listdir(temporary)
         return process
 
-    def source(self, source, *flags, **environment):
+    def source(self, source, *flags, **settings):
         """Grade a source in a folder of its own."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         folder.chmod(0o755)
         (folder / 'cnn_lenet.py').write_bytes(source if isinstance(source, bytes) else source.encode())
-        return self.run(folder, *flags, **environment)
+        return self.run(folder, *flags, **settings)
+
+
+# Who grades, and whether bubblewrap is there: None is who runs the tests.
+ROOT_RUNS = os.geteuid() == 0
+TIERS = {'bubblewrap': (None, True), 'bubblewrap, ordinary user': (NOBODY, True), 'another user': (0, False),
+         'limits only': (NOBODY if ROOT_RUNS else None, False)}
+BECOME = """
+import os, sys
+user = int(sys.argv[1])
+if user:
+    os.setgroups([]), os.setgid(user), os.setuid(user)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def as_user(user):
+    """What stands before the command of a user. Where Python lies in a folder that is closed to others, bubblewrap
+    covers that folder by one that shows Python alone."""
+    if user is None:
+        return []
+    cover = []
+    for python in map(Path, {sys.prefix, sys.base_prefix}):
+        above = list(reversed(python.parents))
+        closed = [folder for folder in above if not folder.stat().st_mode & 0o001]
+        if closed and str(closed[0]) not in cover:
+            cover += ['--perms', '0755', '--tmpfs', str(closed[0])]
+        if closed:
+            cover += [item for folder in above if closed[0] in folder.parents for item in ('--dir', str(folder))]
+            cover += ['--ro-bind', str(python), str(python)]
+    return [*([shutil.which('bwrap') or 'bwrap', '--dev-bind', '/', '/', *cover] if cover else []),
+            sys.executable, '-c', BECOME, str(user)]
+
+
+def path_without_bubblewrap(folder):
+    """A folder with the other programs that the grader uses."""
+    path = Path(folder) / 'programs'
+    path.mkdir(exist_ok=True)
+    for name in ('sh', 'find', 'rm', 'chmod', 'ipcrm'):
+        if shutil.which(name) and not (path / name).exists():
+            (path / name).symlink_to(shutil.which(name))
+    return path
+
+
+@functools.cache
+def why_not(tier):
+    """Why the tests cannot have a tier on this machine; None if they can."""
+    user, bubblewrap = TIERS[tier]
+    if user is not None and not ROOT_RUNS:
+        return 'root alone can become another user'
+    with open_folder() as folder:
+        environment = {**os.environ, **({} if bubblewrap else {'PATH': str(path_without_bubblewrap(folder))})}
+        script = (AUTOGRADER / 'sandbox.py').read_text() + '\nprint(tier().name, *tier().missing, sep="\\n")'
+        try:
+            found = subprocess.run([*as_user(user), sys.executable, '-B', '-c', script], env=environment,
+                                   capture_output=True, text=True)
+        except OSError as error:
+            return str(error)
+    name, *rest = found.stdout.splitlines() or ['', found.stderr]
+    return None if name == tier.split(',')[0] else rest[-1]
+
+
+def in_tiers(*tiers):
+    """Run a test in each of these tiers, or skip it with the reason."""
+    return pytest.mark.parametrize('tier', [
+        pytest.param(tier, marks=pytest.mark.skipif(why_not(tier) is not None, reason=f'{tier}: {why_not(tier)}'))
+        for tier in tiers or TIERS])
 
 
 class Uncaged:
@@ -140,14 +205,6 @@ def graded_here(source, seed=0):
             grade.report(grade.Result(scores, None, []), seed))
 
 
-def can_be_nobody():
-    """Whether the tests are root and can become another user who can read Python."""
-    if os.geteuid() != 0:
-        return False
-    run = [sys.executable, '-c', AS_USER, json.dumps([NOBODY, True, []]), sys.executable, '-c', 'import numpy']
-    return subprocess.run(run, capture_output=True).returncode == 0
-
-
 @contextlib.contextmanager
 def open_folder():
     """A temporary folder that every user can reach."""
@@ -169,58 +226,3 @@ def processes_of(folder):
                 if os.fsencode(folder) in content:
                     found.append(entry)
     return found
-
-
-# Numbers of system calls, for a filter that denies them.
-SYSTEM_CALLS = {'x86_64': {'unshare': 272, 'landlock': 444}, 'aarch64': {'unshare': 97, 'landlock': 444}}
-
-# Run a command as another user, without some system calls. Where Python lies in a folder that is closed to others, that
-# folder is covered by an empty one that shows Python alone, in a view of the files (a mount namespace) of this process.
-AS_USER = r'''
-import ctypes, json, os, struct, sys
-(user, show_python, denied), command = json.loads(sys.argv[1]), sys.argv[2:]
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-def check(result):
-    if result:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-closed = {}
-needed = {sys.prefix, sys.base_prefix, os.path.dirname(sys.executable)}
-for path in needed | set(map(os.path.realpath, needed)):
-    parts = path.split('/')
-    for count in range(2, len(parts)):
-        above = '/'.join(parts[:count])
-        if not os.stat(above).st_mode & 0o001:
-            closed.setdefault(above, []).append(path)
-            break
-if closed and show_python:
-    check(libc.unshare(0x20000))
-    check(libc.mount(None, b'/', None, 0x44000, None))
-    opened = {path: os.open(path, os.O_PATH) for inside in closed.values() for path in inside}
-    for above, inside in closed.items():
-        check(libc.mount(b'tmpfs', above.encode(), b'tmpfs', 0, b'mode=0755'))
-        for path in inside:
-            os.makedirs(path, exist_ok=True)
-            check(libc.mount(f'/proc/self/fd/{opened[path]}'.encode(), path.encode(), None, 4096 | 16384, None))
-            os.close(opened[path])
-if denied:                             # a filter: error 1 for each of these numbers, everything else is allowed
-    steps = [struct.pack('HBBI', 0x20, 0, 0, 0)]
-    for number in denied:
-        steps += [struct.pack('HBBI', 0x15, 0, 1, number), struct.pack('HBBI', 0x06, 0, 0, 0x00050001)]
-    steps += [struct.pack('HBBI', 0x06, 0, 0, 0x7fff0000)]
-    program = ctypes.create_string_buffer(b''.join(steps))
-    if os.getuid():
-        check(libc.prctl(38, ctypes.c_long(1), ctypes.c_long(0), ctypes.c_long(0), ctypes.c_long(0)))
-    check(libc.prctl(22, ctypes.c_long(2), struct.pack('HxxxxxxQ', len(steps), ctypes.addressof(program))))
-if user != os.getuid():
-    os.setgroups([])
-    os.setgid(user)
-    os.setuid(user)
-os.environ['HOME'] = '/'
-os.execv(command[0], command)
-'''
-
-

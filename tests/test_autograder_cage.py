@@ -1,4 +1,4 @@
-"""A submission cannot get out of its cage: not as root, not as an ordinary user, not where there are no namespaces.
+"""A submission cannot get out of its cage, in any of the tiers that this machine offers.
 
 Every hostile submission here is bounded: what it starts ends by itself after a minute, what it writes is small.
 """
@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,22 +20,24 @@ from grading import (
     AUTOGRADER,
     LONG,
     LOOPS,
-    NOBODY,
     POINTS,
-    SYSTEM_CALLS,
     Grader,
-    can_be_nobody,
+    cage,
     graded_here,
+    in_tiers,
     open_folder,
+    path_without_bubblewrap,
     processes_of,
     relu,
     scores,
+    why_not,
     with_function,
     without,
 )
 
 LINUX = sys.platform == 'linux'
-AS_NOBODY = LINUX and can_be_nobody()
+CONFINED = ['bubblewrap', 'bubblewrap, ordinary user', 'another user']
+LIMITS_ONLY = 'limits only'
 FORGED = '{"scores": {"Q1": 20, "Q2": 999}, "scoreboard": [999]}'
 RIGHT = "return {**input, 'data': np.maximum(input['data'], 0)}"
 
@@ -87,7 +90,7 @@ WAITING = {
     'import sleeps for ever': (None, 'import time\ntime.sleep(1e6)\n' + LOOPS),
     'sleeps for ever': ('Q2', relu('    import time; time.sleep(1e6)')),
     'stops itself': ('Q2', relu('    import os, signal; os.kill(os.getpid(), signal.SIGSTOP)')),
-    'descriptors closed': ('Q2', relu('    import os; os.closerange(0, 64)')),
+    'descriptors closed': ('Q2', relu('    import os, time; os.closerange(0, 64); time.sleep(60)')),
     'answers without end': ('Q2', relu(indented("""
 import os, time
 while True:
@@ -97,15 +100,18 @@ while True:
         except OSError:
             pass
     time.sleep(0.01)"""))),
-    'a child traces its parent': ('Q2', relu(indented("""
-import ctypes, os, time
-libc = ctypes.CDLL(None)
-worker = os.getpid()
-if os.fork() == 0:
-    if libc.ptrace(0x4206, worker, None, None) == 0:
-        libc.ptrace(0x4207, worker, None, None)
-    time.sleep(60)
-    os._exit(0)
+    'children kill and stop all that they can': ('Q2', relu(indented("""
+import os, signal, time
+for number in signal.SIGSTOP, signal.SIGKILL:
+    if os.fork() == 0:
+        os.setsid()
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            try:
+                os.kill(-1, number)
+            except OSError:
+                pass
+        os._exit(0)
 time.sleep(60)"""))),
 }
 
@@ -132,9 +138,15 @@ QUICK = {
         inner_product_forward='return inner_product_forward(input, layer, param)',
         relu_backward='import os; os._exit(0)',
         sgd_momentum=EVERY_DESCRIPTOR + '\nreturn None')),
-    'answers that are too large': ('Q2 Q5', hostile(
+    'answers that are too large': ('Q2 Q3 Q5', hostile(
         relu_forward="return {**input, 'data': np.zeros((2 ** 27, 1))}",
+        inner_product_forward=FORGED_ANSWER + 'forge(json.dumps({"sizes": [2 ** 26] * 9, "result": 1}))',
         relu_backward=FORGED_ANSWER + 'forge("[" + "[]," * 20000000 + "[]]")')),
+    'long texts': ('Q2 Q5 Q7', hostile(
+        relu_forward=FORGED_ANSWER + 'forge(json.dumps({"sizes": [], "error": "x" * 10 ** 6, "line": None}))',
+        relu_backward=FORGED_ANSWER + 'forge(json.dumps({"sizes": [], "error": "x" * 3000, "line": "y" * 3000}))',
+        sgd_momentum=FORGED_ANSWER + (
+            'forge(json.dumps({"sizes": [], "result": ["value", 1], "changed": ["x" * 9] * 10 ** 6}))'))),
     'forged answers, and answers of the grader': ('Q2 Q5 Q7', hostile(
         relu_forward=f"""
 import sys
@@ -145,59 +157,36 @@ return grade.relu_forward(input)""",
             'forge(json.dumps({"sizes": [], "result": ["dict", [[["a"], 7]]], "changed": {"x": [[]]}}))'),
         sgd_momentum=FORGED_ANSWER + (
             'forge(json.dumps({"sizes": [], "line": []})[:-1] + \', "error": \' + "[" * 900 + "]" * 900 + "}")'))),
-    'folders nested without end, many files': ('', hostile(
-        relu_forward=f"""
-import os
-if not hasattr(relu_forward, "done"):
-    relu_forward.done = True
-    for _ in range(MANY // 5):
-        os.mkdir("deep" * 20)
-        os.chdir("deep" * 20)
-    open("file", "w").close()
-    os.symlink("/", "link")
-    os.chmod(".", 0)
-{RIGHT}""",
-        relu_backward="""
-import os
+    'folders nested without end, many files, shared memory': ('', LOOPS + """
+import ctypes, os
+for _ in range(1500):
+    os.mkdir("deep" * 20)
+    os.chdir("deep" * 20)
+os.symlink("/", "link")
+os.chmod(".", 0)
 os.chdir(os.environ["HOME"])
-try:
-    for number in range(MANY):
-        os.close(os.open(f"file-{number}", os.O_CREAT))
-except OSError:
-    pass
-return output['diff'] * (input['data'] > 0)""") + """
-import os
-# As many as its folder may hold. A disk has no such limit, and takes its time.
-MANY = 5100 if os.statvfs(".").f_files < 10 ** 4 else 500
-"""),
-}
-
-# These start processes: (questions lost, questions lost where no process can be started, source).
-PROCESSES = {
-    'a thread, a child and a daemon with no ties that stay': ('', None, LOOPS + """
-import os, subprocess, sys, threading, time
-def thread():
-    threading.Thread(target=time.sleep, args=[60], daemon=True).start()
-def child():
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-def daemon():
-    if os.fork() == 0:
-        os.setsid()
-        if os.fork():
-            os._exit(0)
-        os.closerange(0, 64)
-        os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)", os.environ["HOME"]], {})
-started = 0
-for start in (thread, child, daemon):
+for number in range(2000):
+    os.close(os.open(f"file-{number}", os.O_CREAT))
+libc = ctypes.CDLL(None)
+made = libc.shmget(0, 4096, 0o1600), libc.semget(0, 1, 0o1600), libc.msgget(0, 0o1600)
+for folder in "/dev/shm", "/tmp":
     try:
-        start()
-        started += 1
-    except (OSError, RuntimeError):
+        os.makedirs(f"{folder}/hw7-left-{os.getuid()}/inside")
+    except OSError:
         pass
-if started < 3:
-    raise RuntimeError(f"{started} of 3 started")
 """),
-    'as many processes as there may be, threads without end': ('Q2 Q5', 'Q2 Q5', hostile(
+    'a thread, a child and a daemon with no ties that stay': ('', LOOPS + """
+import os, subprocess, sys, threading, time
+threading.Thread(target=time.sleep, args=[60], daemon=True).start()
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.closerange(0, 64)
+    os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)", os.environ["HOME"]], {})
+"""),
+    'as many processes as there may be, threads without end': ('Q2 Q5', hostile(
         relu_forward="""
 import os, time
 for _ in range(500):
@@ -208,7 +197,7 @@ for _ in range(500):
 import threading, time
 for _ in range(500):
     threading.Thread(target=time.sleep, args=[60], daemon=True).start()""")),
-    'forks and exits without end': ('', None, LOOPS + """
+    'forks and exits without end': ('', LOOPS + """
 import os, time
 end = time.monotonic() + 60
 if os.fork() == 0:
@@ -222,6 +211,31 @@ if os.fork() == 0:
     os._exit(0)
 """),
 }
+PROCESSES = list(QUICK)[-3:]
+FILES = list(QUICK)[-4]
+
+# What students do, right in every tier but the last.
+HONEST = {
+    'threads': """
+from concurrent.futures import ThreadPoolExecutor
+assert list(ThreadPoolExecutor(16).map(abs, range(-99, 0)))[0] == 99
+""",
+    'processes': """
+import multiprocessing
+with multiprocessing.Pool(4) as pool:
+    assert pool.map(abs, [-1, -2]) == [1, 2]
+assert multiprocessing.Array("d", 5 * 10 ** 6)[-1] == 0
+""",
+    'what it knows of the user, files, output': """
+import getpass, os, subprocess, sys, tempfile
+print(getpass.getuser(), os.path.expanduser("~"), os.cpu_count(), sys.stdout.encoding, "\\u2713")
+sys.stdout.buffer.write(b"raw")
+with tempfile.TemporaryFile() as file:
+    file.write(bytes(10 ** 8))
+subprocess.run([sys.executable, "-c", "import scipy, matplotlib.pyplot"], check=True)
+""",
+}
+
 
 # Answers of relu_forward that are none. What they are does not depend on a cage.
 ANSWERS = {
@@ -248,48 +262,40 @@ def folder():
         yield folder
 
 
-def grader(folder, name, **settings):
-    folder = folder / name
-    folder.mkdir()
-    return Grader(folder, **settings)
+@pytest.fixture
+def grader(folder, request):
+    """A function that makes a grader in a folder of its own."""
+    def make(tier=None, **settings):
+        place = folder / f'{re.sub("[^a-z]+", "-", request.node.name)[:60]}-{len(os.listdir(folder))}'
+        place.mkdir()
+        return Grader(place, tier, **settings)
+    return make
 
 
-USERS = [None, pytest.param(NOBODY, marks=pytest.mark.skipif(not AS_NOBODY, reason='root alone can be nobody'))]
-
-
-# Who grades: an ordinary user gets those that are about the cage; without namespaces those that start processes.
-FILES = 'folders nested without end, many files'
-CAGE = [FILES, 'unbounded allocation', 'answers that are too large', 'forged answers, and answers of the grader']
-KINDS = {'as who runs the tests': (None, [], [*WAITING, *QUICK, *PROCESSES]),
-         'as an ordinary user': (NOBODY, [], ['stops itself', 'a child traces its parent', *CAGE, *PROCESSES]),
-         'without namespaces': (None, ['unshare'], [FILES, *PROCESSES]),
-         'as root in a container': (0, ['unshare', 'landlock'], [FILES, *PROCESSES]),
-         'as an ordinary user without namespaces': (NOBODY, ['unshare'], [FILES, *PROCESSES])}
-HAS_FILTER = LINUX and os.uname().machine in SYSTEM_CALLS
-POSSIBLE = [kind for kind, (user, denied, _) in KINDS.items()
-            if (AS_NOBODY if user is not None else not (AS_NOBODY and denied)) and (HAS_FILTER or not denied)]
-has_filter = pytest.mark.skipif(not HAS_FILTER, reason='no filter for this system')
+# Who grades which of them, beside the best tier, which has them all.
+GRADED = {None: [*WAITING, *QUICK], 'bubblewrap, ordinary user': ['stops itself', FILES, *PROCESSES],
+          'another user': ['stops itself', 'children kill and stop all that they can', 'unbounded allocation', FILES,
+                           *PROCESSES],
+          LIMITS_ONLY: [FILES]}
+GRADED = {tier: names for tier, names in GRADED.items() if tier is None or not why_not(tier)}
 
 
 @pytest.fixture(scope='module', autouse=True)
 def graded(folder):
-    """All of them being graded, from before the first test on: dict, (kind, name) -> Future of a process.
+    """All of them being graded, from before the first test on: dict, (tier, name) -> Future of a process.
 
     Those that wait do so all at the same time. The tests that need the results come last.
     """
-    with concurrent.futures.ThreadPoolExecutor(16) as waiting, concurrent.futures.ThreadPoolExecutor(2) as quick:
-        yield {**submitted(waiting, folder, WAITING, timeout=10), **submitted(quick, folder, {**QUICK, **PROCESSES})}
-
-
-def submitted(pool, folder, cases, **settings):
-    """Have each of the cases graded by everyone who is to grade it."""
     done = {}
-    for kind in POSSIBLE:
-        user, denied, names = KINDS[kind]
-        one = grader(folder, f'{kind}, {len(cases)}', user=user, denied=denied, **settings)
-        for name in filter(cases.get, names):
-            done[kind, name] = pool.submit(one.source, cases[name][-1], '--memory', '500')
-    return done
+    with concurrent.futures.ThreadPoolExecutor(16) as waiting, concurrent.futures.ThreadPoolExecutor(2) as quick:
+        for pool, cases, timeout in (waiting, WAITING, 25), (quick, QUICK, LONG):
+            for tier, names in GRADED.items():
+                place = folder / f'{tier}-{timeout}'
+                place.mkdir()
+                one = Grader(place, tier, timeout=timeout)
+                for name in filter(cases.get, names):
+                    done[tier, name] = pool.submit(one.source, cases[name][-1], '--memory', '500')
+        yield done
 
 
 def check(process, lost):
@@ -297,11 +303,6 @@ def check(process, lost):
     assert 'Traceback' not in process.stdout + process.stderr
     assert '999' not in process.stdout.splitlines()[-1]
     assert process.left == []
-
-
-def of_kinds(cases):
-    return pytest.mark.parametrize('kind, name', [(kind, name) for kind in POSSIBLE for name in KINDS[kind][2]
-                                                  if name in cases])
 
 
 @pytest.fixture(scope='module')
@@ -324,73 +325,159 @@ def test_arguments_that_are_kept_and_changed_later_make_no_difference():
     assert graded_here(source)[0] == POINTS
 
 
-def test_error_texts_are_printed_where_only_ascii_can_be(folder):
+def test_error_texts_are_printed_where_only_ascii_can_be(grader):
     source = hostile(relu_forward=ANSWERS['exception with unprintable characters'])
-    process = grader(folder, 'ascii').source(source, LC_ALL='C', PYTHONCOERCECLOCALE='0', PYTHONUTF8='0',
-                                             PYTHONIOENCODING='ascii')
+    process = grader().source(source, LC_ALL='C', PYTHONCOERCECLOCALE='0', PYTHONUTF8='0', PYTHONIOENCODING='ascii')
     check(process, 'Q2')
     assert r'\ud800 \x1b[2J\x00 \u202e \xe9' in process.stdout
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# What a submission sees and can write
+# What a submission sees and can write: the table in autograder/README.md
 # ---------------------------------------------------------------------------------------------------------------
 
 LOOK = '''
-import os, sys
-def attempt(name, function):
+import ctypes, os, socket, sys
+libc, seen = ctypes.CDLL(None), []
+def attempt(name, function, *arguments):
     try:
-        function()
-        seen.append(name)
+        if function(*arguments) != -1:
+            seen.append(name)
     except OSError:
         pass
 def write(path):
     open(path, "w").close()
     os.unlink(path)
-seen = []
-attempt("the grader", lambda: open({grader!r}).close())
-attempt("a submission", lambda: open({beside!r} + "/cnn_lenet.py").close())
-attempt("the folder of the submissions", lambda: os.listdir({beside!r}))
-attempt("the temporary folder", lambda: os.listdir(os.path.dirname(os.getcwd())))
-attempt("processes", lambda: os.listdir("/proc"))
-attempt("a process", lambda: open("/proc/%d/status" % os.getppid()).close())
-attempt("writing beside its folder", lambda: write(os.getcwd() + "-beside"))
-attempt("writing to the temporary folder", lambda: write("/tmp/" + os.path.basename(os.getcwd())))
-attempt("writing to Python", lambda: write(os.path.dirname(np.__file__) + "/hw7-test"))
-attempt("signals", lambda: os.kill(os.getppid(), 0))
-attempt("changing a mode", lambda: os.chmod({beside!r}, 0o755))
-attempt("writing to its folder", lambda: write("file"))
-attempt("running Python", lambda: os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-c", ""], {{}}), 0))
+attempt("files", open, {beside!r} + "/cnn_lenet.py")
+attempt("folders", os.listdir, {beside!r})
+attempt("sockets", socket.socket(socket.AF_UNIX).connect, {beside!r} + "/socket")
+attempt("network", socket.create_connection, ("127.0.0.1", {port}))
+attempt("processes", lambda: -1 if len([name for name in os.listdir("/proc") if name.isdigit()]) < 5 else 0)
+attempt("signals", os.kill, {process}, 0)
+attempt("keys", libc.syscall, {{"x86_64": 250, "aarch64": 219}}.get(os.uname().machine, 0), 0, -4, 1)
+attempt("modes", os.chmod, {beside!r}, 0o755)
+attempt("writing where everyone may", write, {beside!r} + "/open/new")
+attempt("writing beside its folder", write, os.getcwd() + "-beside")
+attempt("writing to Python", write, os.path.dirname(np.__file__) + "/hw7-test")
+attempt("writing to /dev", write, "/dev/hw7-test")
+attempt("PYTHONPATH", lambda: [-1, 0][{beside!r} in sys.path])
+attempt("its folder", write, "file")
+attempt("programs", lambda: os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-c", ""], {{}}), 0))
 def relu_forward(input, layer):
     raise ValueError("seen: " + ", ".join(seen))
 '''
+# In bubblewrap, /tmp is its own.
+OF_OTHERS = {'files', 'folders', 'sockets', 'network', 'processes', 'writing where everyone may'}
+SEEN = {'bubblewrap': {'writing beside its folder'}, 'another user': OF_OTHERS,
+        LIMITS_ONLY: {*OF_OTHERS, 'writing beside its folder', 'signals', 'modes'}}
 
 
-@pytest.mark.parametrize('user', USERS)
-@pytest.mark.parametrize('denied', [[], pytest.param(['unshare'], marks=has_filter),
-                                    pytest.param(['landlock'], marks=has_filter)])
-def test_a_submission_sees_python_and_its_own_folder(folder, user, denied):
-    """With Landlock, whatever else is missing. Without Landlock files can be read, but not written."""
-    one = grader(folder, f'look-{user}-{"".join(denied)}', user=user, denied=denied)
-    beside = one.folder / 'beside'
-    beside.mkdir()
-    (beside / 'cnn_lenet.py').write_text(LOOPS)
-    if user:
-        os.chown(beside, user, user)
-    process = one.source(LOOPS + LOOK.format(grader=str(AUTOGRADER / 'grade.py'), beside=str(beside)))
+@in_tiers()
+def test_a_submission_sees_and_writes_what_the_tier_allows(grader, tier):
+    tcp = socket.create_server(('127.0.0.1', 0))
+    with open_folder() as beside, socket.socket(socket.AF_UNIX) as server, tcp:
+        (beside / 'cnn_lenet.py').write_text(LOOPS)
+        server.bind(str(beside / 'socket'))
+        server.listen()
+        (beside / 'open').mkdir()
+        one = grader(tier)
+        os.chown(beside, one.user or os.getuid(), -1)
+        for path in ('socket', 'open'):
+            os.chmod(beside / path, 0o777)
+        with subprocess.Popen(['sleep', '60'], user=one.user) as other:
+            source = LOOPS + LOOK.format(beside=str(beside), port=tcp.getsockname()[1], process=other.pid)
+            process = one.source(source, PYTHONPATH=str(beside))
+            other.kill()
     seen = set(re.search('seen: (.*?) [(]', process.stdout)[1].split(', '))
-    may = {'writing to its folder', 'running Python'}
-    if 'neither processes nor threads' in process.stderr:
-        may = {'writing to its folder', 'changing a mode'}
-    if 'signals be sent' in process.stderr:
-        may.add('signals')
-    if 'landlock' in denied:
-        assert 'not on this system: Landlock' in process.stderr
-        if 'not on this system: namespaces' not in process.stderr:
-            assert not seen & {'writing to the temporary folder', 'writing to Python', 'changing a mode'}
-    elif 'not on this system: Landlock' not in process.stderr:
-        assert seen == may
+    may = {'its folder'} | ({'programs'} if tier != LIMITS_ONLY else set())
+    assert seen - may == SEEN[tier.split(',')[0]] and may <= seen
     assert process.left == []
+
+
+@in_tiers('another user', LIMITS_ONLY)
+def test_links_in_place_of_its_folder_are_not_followed(grader, tier):
+    """Neither when a mode is changed nor when files are removed."""
+    one = grader(tier)
+    victim = one.folder / 'victim'
+    victim.mkdir()
+    (victim / 'file').write_text('')
+    for path in (victim / 'file', victim):
+        os.chown(path, one.user or os.getuid(), -1)
+        os.chmod(path, 0o500)
+    process = one.source(LOOPS + f"""
+import os
+home = os.environ["HOME"]
+for path in (home, os.path.dirname(home)):
+    try:
+        os.rename(path, path + "-moved")
+        os.symlink({str(victim)!r}, path)
+    except OSError:
+        pass
+for folder in {{os.getcwd(), os.path.dirname(os.getcwd())}}:
+    try:
+        os.symlink({str(victim)!r}, os.path.join(folder, "link"))
+    except OSError:
+        pass
+os.chmod(".", 0)
+""")
+    assert scores(process) == POINTS
+    assert (victim / 'file').stat().st_mode & 0o777 == victim.stat().st_mode & 0o777 == 0o500
+    assert process.left == [] or tier == LIMITS_ONLY
+
+
+@in_tiers('another user', LIMITS_ONLY)
+def test_nothing_stands_behind_the_graders_own_output(grader, tier):
+    """The submission can open the file that the output goes to, and writes far behind its end."""
+    one = grader(tier)
+    log = one.folder / 'output.log'
+    log.touch(0o666)
+    log.chmod(0o666)
+    with open(os.open(log, os.O_WRONLY), 'w') as output:
+        one.source(LOOPS + f'''
+import os
+os.pwrite(os.open({str(log)!r}, os.O_WRONLY), b"""\\n{FORGED}\\n""", 5000)
+''', stdout=output)
+    assert FORGED in log.read_text()
+    assert json.loads(log.read_text().splitlines()[-1])['scores'] == POINTS
+
+
+def test_the_file_that_was_read_is_imported(grader):
+    """And not a folder of the same name beside it."""
+    one = grader()
+    (one.folder / 'handed-in' / 'cnn_lenet').mkdir(parents=True)
+    (one.folder / 'handed-in' / 'cnn_lenet.py').write_text('')
+    (one.folder / 'handed-in' / 'cnn_lenet' / '__init__.py').write_text(LOOPS)
+    process = one.run(one.folder / 'handed-in')
+    assert scores(process) == without(*POINTS)
+    assert 'there is no function relu_forward' in process.stdout
+
+
+@in_tiers(*CONFINED)
+@pytest.mark.parametrize('name', HONEST)
+def test_honest_programs_work_in_every_tier_but_the_last(grader, tier, name):
+    assert scores(grader(tier).source(LOOPS + HONEST[name])) == POINTS
+
+
+def test_an_answer_says_whether_something_was_printed():
+    for text, printed in ('', False), ('print("x")', True):
+        one = cage.Cage('worker', {'cnn_lenet.py': text.encode()}, time.monotonic() + LONG, 2000, LONG)
+        answer, _ = one.ask({'function': None}, time.monotonic() + LONG)
+        one.close(time.monotonic() + LONG)
+        assert answer['printed'] is printed
+
+
+@pytest.mark.parametrize('bwrap, why', [
+    (None, 'bubblewrap is not installed'),
+    ('#!/bin/sh\necho "bwrap: Permission denied" >&2\nexit 1\n', 'does not work here: bwrap: Permission denied')])
+def test_what_keeps_bubblewrap_from_running_is_said(tmp_path, bwrap, why):
+    path = path_without_bubblewrap(tmp_path)
+    if bwrap:
+        (path / 'bwrap').write_text(bwrap)
+        (path / 'bwrap').chmod(0o755)
+    script = f'import sys; sys.path.insert(0, {str(AUTOGRADER)!r}); import sandbox; print(sandbox.tier())'
+    process = subprocess.run([sys.executable, '-B', '-c', script], env={**os.environ, 'PATH': str(path)},
+                             capture_output=True, text=True, check=True)
+    assert why in process.stdout and "name='bubblewrap'" not in process.stdout
 
 
 def test_nothing_is_imported_once_a_submission_has_run(tmp_path):
@@ -416,10 +503,10 @@ print(imported)
     assert process.stdout.splitlines()[-1] == '[]', process.stdout + process.stderr
 
 
-@pytest.mark.parametrize('user', USERS)
-def test_the_results_are_the_graders_alone(folder, user):
+@in_tiers(*CONFINED)
+def test_the_results_are_the_graders_alone(grader, tier):
     """The submission knows where they belong, leaves a daemon that writes there, and has a pipe in the way."""
-    one = grader(folder, f'results-{user}', user=user)
+    one = grader(tier)
     results = one.folder / 'results.json'
     os.mkfifo(results)
     process = one.source(LOOPS + f'''
@@ -431,11 +518,7 @@ def forge():
     except OSError:
         pass
 forge()
-try:
-    child = os.fork()
-except OSError:
-    child = None
-if child == 0:
+if os.fork() == 0:
     os.setsid()
     end = time.monotonic() + 20
     while time.monotonic() < end:
@@ -449,40 +532,42 @@ if child == 0:
     assert processes_of(one.folder) == []
 
 
-def test_all_questions_are_asked_in_one_process_until_it_ends(folder):
+def test_all_questions_are_asked_in_one_process_until_it_ends(grader):
     """So a slow import is paid for once. After a call that ends the process there is a new one."""
     noted = LOOPS + '\nimport os\ncalls = []\n' + ''.join(
         f'def {name}(*a, plain={name}):\n    calls.append({name!r})\n    return plain(*a)\n'
         for name in ('pooling_layer_forward', 'relu_backward'))
     last = '\ndef sgd_momentum(*a):\n    raise ValueError(f"{len(calls)} calls, the first of {calls[0]}")\n'
-    one = grader(folder, 'one')
+    one = grader()
     assert 'ValueError: 8 calls, the first of pooling_layer_forward' in one.source(noted + last).stdout
     ends = with_function('inner_product_forward', '    os._exit(1)', noted) + last
     assert 'ValueError: 3 calls, the first of relu_backward' in one.source(ends).stdout
 
 
-@pytest.mark.parametrize('moment', ['its folder is made', pytest.param('the submission runs', marks=pytest.mark.skipif(
-    not LINUX, reason='looks for a process in /proc'))])
+@pytest.mark.skipif(not LINUX, reason='looks for a process in /proc')
+@in_tiers(*CONFINED)
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL], ids=['SIGTERM', 'SIGKILL'])
-def test_a_grader_that_is_ended_leaves_nothing(folder, number, moment):
+def test_a_grader_that_is_ended_leaves_nothing(grader, tier, number):
     """The submission says by the name of its process that it runs; the test then waits for the cage to be gone."""
-    one = grader(folder, f'ended by {number} when {moment}')
+    one = grader(tier)
     temporary, name = one.folder / 'temporary', f'hw7-{number:d}-{os.getpid()}'
     temporary.mkdir()
+    if one.user:
+        os.chown(temporary, one.user, one.user)
     (one.folder / 'cnn_lenet.py').write_text('import ctypes, time\n'
                                              f'ctypes.CDLL(None).prctl(15, {name.encode()}, 0, 0, 0)\ntime.sleep(60)\n')
     process = subprocess.Popen([*one.program, str(one.folder / 'cnn_lenet.py'), '--timeout', str(LONG)],
-                               stdout=subprocess.DEVNULL, env={**os.environ, 'TMPDIR': str(temporary)})
+                               stdout=subprocess.DEVNULL, env={**one.environment, 'TMPDIR': str(temporary)})
     try:
-        # Of a name that says so: Python tries a temporary folder with a file that is gone at once.
-        assert wait(lambda: list(temporary.glob('hw7-*')) if moment == 'its folder is made' else is_running(name))
-        process.send_signal(number)
-        assert process.wait(timeout=LONG) == (143 if number == signal.SIGTERM else -number)
+        assert wait(lambda: is_running(name))
+        children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+        os.kill(int(children[0]) if one.program[0].endswith('bwrap') else process.pid, number)
+        assert process.wait(timeout=LONG) in (-number, 128 + number)
     finally:
         process.kill()
         process.wait()
     assert wait(lambda: not os.listdir(temporary))
-    assert wait(lambda: not processes_of(one.folder))
+    assert wait(lambda: not processes_of(one.folder) and not is_running(name))
 
 
 def is_running(name):
@@ -504,61 +589,28 @@ def wait(condition):
     return True
 
 
-@has_filter
-@pytest.mark.skipif(not AS_NOBODY, reason='there is no other user')
-def test_shared_memory_ends_with_its_user(folder):
-    """It outlives the processes that made it; in a namespace it would not."""
-    source = LOOPS + ('\nimport ctypes\nlibc = ctypes.CDLL(None)\n'
-                      'made = [libc.shmget(0, 4096, 0o1600), libc.semget(0, 1, 0o1600), libc.msgget(0, 0o1600)]\n'
-                      'def relu_forward(*a):\n    raise ValueError(made)\n')
-    process = grader(folder, 'shared memory', user=0, denied=['unshare']).source(source)
-    made = map(int, re.search(r'ValueError: \[(\d+), (\d+), (\d+)\]', process.stdout).groups())
-    for name, number in zip(('shm', 'sem', 'msg'), made):
-        there = {int(line.split()[1]) for line in Path('/proc/sysvipc', name).read_text().splitlines()[1:]}
-        assert number not in there
-
-
-@has_filter
-@pytest.mark.skipif(os.geteuid() != 0, reason='root alone has other users')
-def test_root_without_any_means_grades_and_says_so(folder):
-    """Where the Python installation is closed to others there is then no other user either."""
-    process = grader(folder, 'bare', denied=['unshare', 'landlock']).source(LOOPS)
-    assert scores(process) == POINTS
-    assert 'not on this system: Landlock' in process.stderr and 'namespaces' in process.stderr
-    assert process.left == []
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # What those that are hostile have got, and left
 # ---------------------------------------------------------------------------------------------------------------
 
 
-@of_kinds({**QUICK, **PROCESSES})
-def test_a_hostile_submission_changes_no_score_but_its_own(graded, kind, name):
-    """Without namespaces root still has another user, whose processes it can end at once; others may start none."""
-    user, denied, _ = KINDS[kind]
-    process = graded[kind, name].result()
-    none_may_start = 'neither processes nor threads' in process.stderr
-    check(process, PROCESSES[name][1] if none_may_start and name in PROCESSES else {**QUICK, **PROCESSES}[name][0])
-    if none_may_start and 'daemon' in name:
-        assert 'RuntimeError: 0 of 3 started' in process.stdout
-    if 'unshare' in denied:
-        assert 'not on this system: namespaces' in process.stderr
-        assert none_may_start == bool(user or os.geteuid())
-    if user == 0:
-        assert 'another user' not in process.stderr
-
-
-@of_kinds(WAITING)
-def test_a_submission_that_waits_changes_no_score_but_its_own(graded, kind, name):
-    process = graded[kind, name].result()
-    check(process, WAITING[name][0])
-    assert 'no answer in time' in process.stdout or name in ('descriptors closed', 'answers without end')
+@pytest.mark.parametrize('tier, name', [(tier, name) for tier, names in GRADED.items() for name in names])
+def test_a_hostile_submission_changes_no_score_but_its_own(graded, tier, name):
+    process = graded[tier, name].result()
+    check(process, {**WAITING, **QUICK}[name][0])
+    assert len(process.stdout) < 10 ** 5
+    if name in WAITING:
+        assert 'no answer in time' in process.stdout
+    if name == 'sleeps for ever':
+        line = WAITING[name][1].splitlines().index('    import time; time.sleep(1e6)') + 1
+        assert f'no answer in time (line {line} of cnn_lenet.py)' in process.stdout
+    if name == 'as many processes as there may be, threads without end':
+        assert 'BlockingIOError' in process.stdout and "can't start new thread" in process.stdout
 
 
 def test_feedback_says_what_went_wrong(graded, answered):
     def text(name):
-        return answered[name][1] if name in ANSWERS else graded['as who runs the tests', name].result().stdout
+        return answered[name][1] if name in ANSWERS else graded[None, name].result().stdout
 
     ended = text('a crash, an exit, an endless recursion, a forged result on every descriptor')
     assert 'signal 6' in ended and 'exit status 0' in ended and 'RecursionError' in ended
@@ -573,7 +625,7 @@ def test_feedback_says_what_went_wrong(graded, answered):
     assert "No module named 'no_such_module'" in text('import of what is not there')
 
 
-@pytest.mark.skipif(not LINUX, reason='looks for processes in /proc')
+@pytest.mark.skipif(not LINUX, reason='looks for processes and shared memory in /proc')
 def test_nothing_is_left(graded, folder):
     for future in graded.values():
         future.result()
