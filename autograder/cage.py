@@ -159,18 +159,18 @@ class Cage:
                 self.process.wait(max(deadline - time.monotonic(), 0) + CLOSING)
         except subprocess.TimeoutExpired:
             raise Failure('its processes could not be ended in time') from None
-        finally:
-            if self.folder:                            # neither of the two commands follows a link
-                subprocess.run(['find', self.folder, '-type', 'd', '!', '-perm', '-700',
-                                '-execdir', 'chmod', '700', '{}', ';'], **QUIET)
-                subprocess.run(['rm', '-rf', self.folder], **QUIET)
+        if self.folder:                                # neither of the two commands follows a link
+            subprocess.run(['find', self.folder, '-type', 'd', '!', '-perm', '-700',
+                            '-execdir', 'chmod', '700', '{}', ';'], **QUIET)
+            subprocess.run(['rm', '-rf', self.folder], **QUIET)
 
 
 def environment():
     """All that the submission sees of the environment; confine.py adds HOME and TMPDIR."""
     kept = {name: os.environ[name] for name in ('LD_LIBRARY_PATH', 'LANG') if name in os.environ}
     return {**kept, 'PATH': f'{os.path.dirname(sys.executable)}:/usr/local/bin:/usr/bin:/bin', 'USER': 'student',
-            'LOGNAME': 'student', 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
+            'LOGNAME': 'student', 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1',
+            'MALLOC_ARENA_MAX': '1'}                   # or else 16 threads reserve 1 GB of the memory allowed
 
 
 def ending(code):

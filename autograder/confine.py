@@ -121,9 +121,9 @@ def keep_others(user, socket):
             process, status = os.wait()
             if process == child:
                 code = os.waitstatus_to_exitcode(status)
-    remove = 'ipcrm -a; find /tmp /var/tmp /dev/shm -maxdepth 1 -user $0 -exec rm -rf {} +'
+    remove = 'ipcrm -a; find /tmp /var/tmp /dev/shm -maxdepth 1 -user $0 -exec chmod -R u+rwX {} + -exec rm -rf {} +'
     subprocess.run(['sh', '-c', remove, str(user)], cwd='/', user=user, group=user, extra_groups=[])
-    subprocess.run(['rm', '-rf', os.path.dirname(os.getcwd())], cwd='/')       # in case the grader has been killed
+    subprocess.run(['rm', '-rf', os.path.dirname(os.getcwd())], cwd='/')
     leave(code if code >= 0 else 128 - code)           # as bubblewrap says it: 128 + N for signal N
 
 

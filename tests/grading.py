@@ -151,10 +151,15 @@ def why_not(tier):
         try:
             found = subprocess.run([*as_user(user), sys.executable, '-B', '-c', script], env=environment,
                                    capture_output=True, text=True)
-        except OSError as error:
-            return str(error)
+        except OSError:
+            return 'without bubblewrap, no other user can read Python here'
     name, *rest = found.stdout.splitlines() or ['', found.stderr]
-    return None if name == tier.split(',')[0] else rest[-1]
+    return None if name == tier.split(',')[0] else rest[1 if tier == 'another user' and len(rest) > 1 else 0]
+
+
+def tested():
+    """One line on which tiers the tests of the cage could have."""
+    return 'tiers tested: ' + '; '.join(f'not {tier} ({why_not(tier)})' if why_not(tier) else tier for tier in TIERS)
 
 
 def in_tiers(*tiers):

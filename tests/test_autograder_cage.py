@@ -85,6 +85,9 @@ def hostile(**bodies):
     return source
 
 
+LEFT = 10 ** 8 + os.getpid()                     # the key of what is left behind
+
+
 # Those that run into a limit of time: (the questions that get no points, source). None stands for all questions.
 WAITING = {
     'import sleeps for ever': (None, 'import time\ntime.sleep(1e6)\n' + LOOPS),
@@ -157,8 +160,8 @@ return grade.relu_forward(input)""",
             'forge(json.dumps({"sizes": [], "result": ["dict", [[["a"], 7]]], "changed": {"x": [[]]}}))'),
         sgd_momentum=FORGED_ANSWER + (
             'forge(json.dumps({"sizes": [], "line": []})[:-1] + \', "error": \' + "[" * 900 + "]" * 900 + "}")'))),
-    'folders nested without end, many files, shared memory': ('', LOOPS + """
-import ctypes, os
+    'folders nested without end, many files': ('', LOOPS + """
+import os
 for _ in range(1500):
     os.mkdir("deep" * 20)
     os.chdir("deep" * 20)
@@ -167,13 +170,16 @@ os.chmod(".", 0)
 os.chdir(os.environ["HOME"])
 for number in range(2000):
     os.close(os.open(f"file-{number}", os.O_CREAT))
+"""),
+    'shared memory, folders in the places that are open to everyone': ('', LOOPS + f"""
+import ctypes, os
 libc = ctypes.CDLL(None)
-made = libc.shmget(0, 4096, 0o1600), libc.semget(0, 1, 0o1600), libc.msgget(0, 0o1600)
+for make, size in (libc.shmget, [4096]), (libc.semget, [1]), (libc.msgget, []):
+    if make({LEFT}, *size, 0o1600) < 0:
+        raise OSError("not made")
 for folder in "/dev/shm", "/tmp":
-    try:
-        os.makedirs(f"{folder}/hw7-left-{os.getuid()}/inside")
-    except OSError:
-        pass
+    os.makedirs(f"{{folder}}/hw7-{LEFT}-{{os.getuid()}}/closed/inside")
+    os.chmod(f"{{folder}}/hw7-{LEFT}-{{os.getuid()}}/closed", 0)
 """),
     'a thread, a child and a daemon with no ties that stay': ('', LOOPS + """
 import os, subprocess, sys, threading, time
@@ -211,8 +217,8 @@ if os.fork() == 0:
     os._exit(0)
 """),
 }
-PROCESSES = list(QUICK)[-3:]
-FILES = list(QUICK)[-4]
+PROCESSES = list(QUICK)[-4:]                     # and other things that may be left behind
+FILES = list(QUICK)[-5]
 
 # What students do, right in every tier but the last.
 HONEST = {
@@ -629,4 +635,8 @@ def test_feedback_says_what_went_wrong(graded, answered):
 def test_nothing_is_left(graded, folder):
     for future in graded.values():
         future.result()
+        future.result()
     assert processes_of(folder) == []
+    assert [path for place in ('/tmp', '/dev/shm') for path in Path(place).glob(f'hw7-{LEFT}-*')] == []
+    for name in 'shm', 'sem', 'msg':
+        assert str(LEFT) not in Path('/proc/sysvipc', name).read_text().split()
