@@ -111,19 +111,19 @@ def keep_others(user, socket):
     if not child:
         return
     set_timer(ALARM, 0)
-    grader, ended = select.poll(), False
+    grader, ended, status = select.poll(), 0, 0
     grader.register(socket, 0)                         # that it is closed is always reported
     while not ended and not grader.poll(20):
-        ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        ended, status = os.waitpid(child, os.WNOHANG)
     end_all_of(user)
     with contextlib.suppress(ChildProcessError):
         while True:
-            process, status = os.wait()
-            if process == child:
-                code = os.waitstatus_to_exitcode(status)
+            ended, code = os.wait()
+            status = code if ended == child else status
     remove = 'ipcrm -a; find /tmp /var/tmp /dev/shm -maxdepth 1 -user $0 -exec chmod -R u+rwX {} + -exec rm -rf {} +'
     subprocess.run(['sh', '-c', remove, str(user)], cwd='/', user=user, group=user, extra_groups=[])
     subprocess.run(['rm', '-rf', os.path.dirname(os.getcwd())], cwd='/')
+    code = os.waitstatus_to_exitcode(status)
     leave(code if code >= 0 else 128 - code)           # as bubblewrap says it: 128 + N for signal N
 
 
@@ -139,7 +139,7 @@ def end_all_of(user):
                 become(user)
                 os.kill(-1, signal.SIGKILL)
             finally:
-                leave(0)
+                leave(0 if os.getuid() == user else 1)
         _, status = os.waitpid(sender, os.WUNTRACED)
         if status == 0:
             return

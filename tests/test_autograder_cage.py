@@ -98,22 +98,17 @@ WAITING = {
 import os, time
 while True:
     for fd in range(3, 16):
-        try:
-            os.write(fd, b"x" * 4096)
-        except OSError:
-            pass
+        try: os.write(fd, b"x" * 4096)
+        except OSError: pass
     time.sleep(0.01)"""))),
     'children kill and stop all that they can': ('Q2', relu(indented("""
 import os, signal, time
+end = time.monotonic() + 60
 for number in signal.SIGSTOP, signal.SIGKILL:
     if os.fork() == 0:
-        os.setsid()
-        end = time.monotonic() + 60
         while time.monotonic() < end:
-            try:
-                os.kill(-1, number)
-            except OSError:
-                pass
+            try: os.kill(-1, number)
+            except OSError: pass
         os._exit(0)
 time.sleep(60)"""))),
 }
@@ -184,7 +179,7 @@ for folder in "/dev/shm", "/tmp":
     'a thread, a child and a daemon with no ties that stay': ('', LOOPS + """
 import os, subprocess, sys, threading, time
 threading.Thread(target=time.sleep, args=[60], daemon=True).start()
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+subprocess.Popen(["sleep", "60"])
 if os.fork() == 0:
     os.setsid()
     if os.fork():
@@ -193,16 +188,9 @@ if os.fork() == 0:
     os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)", os.environ["HOME"]], {})
 """),
     'as many processes as there may be, threads without end': ('Q2 Q5', hostile(
-        relu_forward="""
-import os, time
-for _ in range(500):
-    if os.fork() == 0:
-        time.sleep(60)
-        os._exit(0)""",
-        relu_backward="""
-import threading, time
-for _ in range(500):
-    threading.Thread(target=time.sleep, args=[60], daemon=True).start()""")),
+        relu_forward='import os, time\nfor _ in range(500):\n    if os.fork() == 0: time.sleep(60), os._exit(0)',
+        relu_backward='import threading, time\n'
+                      'for _ in range(500): threading.Thread(target=time.sleep, args=[60], daemon=True).start()')),
     'forks and exits without end': ('', LOOPS + """
 import os, time
 end = time.monotonic() + 60
@@ -210,10 +198,8 @@ if os.fork() == 0:
     os.setsid()
     while time.monotonic() < end:
         try:
-            if os.fork():
-                os._exit(0)
-        except OSError:
-            pass
+            if os.fork(): os._exit(0)
+        except OSError: pass
     os._exit(0)
 """),
 }
@@ -251,11 +237,7 @@ ANSWERS = {
     'NaN': "return {**input, 'data': input['data'] * np.nan}",
     'subclass that equals everything': f"class A(np.ndarray):{ALWAYS_EQUAL}\n"
                                        "return {**input, 'data': input['data'].view(A)}",
-    'object that equals everything': f'class A:{ALWAYS_EQUAL}\nreturn A()',
-    'array of objects': "return {**input, 'data': input['data'].astype(object)}",
     'height is an array': RIGHT.replace('}', ", 'height': np.array([2, 2])}"),
-    'height is an empty array': RIGHT.replace('}', ", 'height': np.zeros(0)}"),
-    'height is infinite': RIGHT.replace('}', ", 'height': np.inf}"),
     'height is huge': RIGHT.replace('}', ", 'height': 10 ** 5000}"),
     'answer that contains itself': "x = dict(input)\nx['data'] = x\nreturn x",
     'no answer at all': 'pass',
@@ -279,7 +261,10 @@ def grader(folder, request):
 
 
 # Who grades which of them, beside the best tier, which has them all.
-GRADED = {None: [*WAITING, *QUICK], 'bubblewrap, ordinary user': ['stops itself', FILES, *PROCESSES],
+NEEDS_MORE = {*PROCESSES, 'children kill and stop all that they can'}      # than limits
+ALL = [name for name in (*WAITING, *QUICK) if name not in NEEDS_MORE or not why_not('bubblewrap')
+       or not why_not('another user')]
+GRADED = {None: ALL, 'bubblewrap, ordinary user': ['stops itself', FILES, *PROCESSES],
           'another user': ['stops itself', 'children kill and stop all that they can', 'unbounded allocation', FILES,
                            *PROCESSES],
           LIMITS_ONLY: [FILES]}
@@ -406,28 +391,21 @@ def test_links_in_place_of_its_folder_are_not_followed(grader, tier):
     one = grader(tier)
     victim = one.folder / 'victim'
     victim.mkdir()
-    (victim / 'file').write_text('')
-    for path in (victim / 'file', victim):
-        os.chown(path, one.user or os.getuid(), -1)
-        os.chmod(path, 0o500)
+    os.chown(victim, one.user or os.getuid(), -1)
+    victim.chmod(0o500)
     process = one.source(LOOPS + f"""
-import os
+import contextlib, os
 home = os.environ["HOME"]
-for path in (home, os.path.dirname(home)):
-    try:
+for path in home, os.path.dirname(home):
+    with contextlib.suppress(OSError):
         os.rename(path, path + "-moved")
-        os.symlink({str(victim)!r}, path)
-    except OSError:
-        pass
-for folder in {{os.getcwd(), os.path.dirname(os.getcwd())}}:
-    try:
-        os.symlink({str(victim)!r}, os.path.join(folder, "link"))
-    except OSError:
-        pass
+    for link in path, os.path.join(path, "link"), "link":
+        with contextlib.suppress(OSError):
+            os.symlink({str(victim)!r}, link)
 os.chmod(".", 0)
 """)
     assert scores(process) == POINTS
-    assert (victim / 'file').stat().st_mode & 0o777 == victim.stat().st_mode & 0o777 == 0o500
+    assert victim.stat().st_mode & 0o777 == 0o500
     assert process.left == [] or tier == LIMITS_ONLY
 
 
@@ -484,29 +462,6 @@ def test_what_keeps_bubblewrap_from_running_is_said(tmp_path, bwrap, why):
     process = subprocess.run([sys.executable, '-B', '-c', script], env={**os.environ, 'PATH': str(path)},
                              capture_output=True, text=True, check=True)
     assert why in process.stdout and "name='bubblewrap'" not in process.stdout
-
-
-def test_nothing_is_imported_once_a_submission_has_run(tmp_path):
-    """Whoever could write to the environment's files would change what the grader imports next."""
-    (tmp_path / 'cnn_lenet.py').write_text(LOOPS)
-    script = f'''
-import subprocess, sys
-sys.path.insert(0, {str(AUTOGRADER)!r})
-sys.dont_write_bytecode = True
-import grade
-imported, started = [], []
-def watch(event, arguments):
-    if event == "subprocess.Popen":
-        started.append(event)
-    if event == "import" and started:
-        imported.append(arguments[0])
-sys.addaudithook(watch)
-grade.main([{str(tmp_path)!r}, "--gradescope", {str(tmp_path / "results.json")!r}, "-A"])
-assert started
-print(imported)
-'''
-    process = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=600)
-    assert process.stdout.splitlines()[-1] == '[]', process.stdout + process.stderr
 
 
 @in_tiers(*CONFINED)
