@@ -145,12 +145,7 @@ QUICK = {
         relu_backward=FORGED_ANSWER + 'forge(json.dumps({"sizes": [], "error": "x" * 3000, "line": "y" * 3000}))',
         sgd_momentum=FORGED_ANSWER + (
             'forge(json.dumps({"sizes": [], "result": ["value", 1], "changed": ["x" * 9] * 10 ** 6}))'))),
-    'forged answers, and answers of the grader': ('Q2 Q5 Q7', hostile(
-        relu_forward=f"""
-import sys
-sys.path.append({str(AUTOGRADER)!r})
-import grade
-return grade.relu_forward(input)""",
+    'forged answers': ('Q5 Q7', hostile(
         relu_backward=FORGED_ANSWER + (
             'forge(json.dumps({"sizes": [], "result": ["dict", [[["a"], 7]]], "changed": {"x": [[]]}}))'),
         sgd_momentum=FORGED_ANSWER + (
