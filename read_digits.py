@@ -37,7 +37,6 @@ from vis_data import (
     draw_probabilities,
     errors_in_one_line,
     first_maps,
-    headline,
     load_model,
     rounded,
     save_figure,
@@ -87,7 +86,7 @@ def _area_means(n, m):
 # ---------------------------------------------------------------------------------------------------------------
 
 PEN_WIDTH = 0.035        # on the screen, of the field's height
-PEN_RADIUS = 1.2         # in what the net gets, in pixels of MNIST: its strokes are two to three pixels wide
+PEN_RADIUS = 1.2         # in what the net gets, in its pixels: digits then have as much ink as MNIST's, 100 pixels
 FINE = 5                 # a stroke is drawn in pixels so many times finer than MNIST's
 
 
@@ -110,6 +109,7 @@ class DrawingWindow:
         self.drawing = False             # is the mouse button down?
         self.changed = False             # since the net last read what is drawn
         self.waiting = []                # axes that do not show yet what the net has read
+        self.pause = 0                   # until when only the ink is redrawn, if one draws
         self.backgrounds = {}            # axes -> its pixels without what moves
 
         outputs = forward(params, layers, images)
@@ -150,6 +150,7 @@ class DrawingWindow:
         if event.inaxes is self.field and event.button == MouseButton.LEFT:
             self.strokes.append([])
             self.drawing = True
+            self.pause = time.perf_counter() + 0.2       # not before there is something to read
             self.on_move(event)
 
     def on_move(self, event):
@@ -182,23 +183,29 @@ class DrawingWindow:
             self.note.set_text(f'saved as {path}')
         except OSError as error:                         # not the end: the drawing is still there
             self.note.set_text(testLeNet.one_line(error))
-        self.waiting.append(self.note.axes)
+        self.figure.canvas.draw()                        # saving has drawn in another size
 
     def on_timer(self):
-        """Redraw the ink, and of the rest as much as 10 ms allow, at least one part."""
-        if self.changed or self.waiting:
-            begin = time.perf_counter()
+        """Redraw the ink, and the rest part by part, which may take a quarter of the time while one draws."""
+        begin = time.perf_counter()
+        if self.changed:
             points = [point for stroke in self.strokes for point in (*stroke, (np.nan, np.nan))]
             self.ink.set_data(*np.reshape(points, (-1, 2)).T)
             self.redraw(self.field)
-            if not self.waiting:
-                self.changed = False
-                self.read()
-            while self.waiting and time.perf_counter() - begin < 0.01:
-                self.redraw(self.waiting.pop(0))
+        if self.drawing and begin < self.pause:
+            return
+        if self.changed and not self.waiting:
+            self.read()
+        while self.waiting:
+            self.redraw(self.waiting.pop(0))
+            if time.perf_counter() - begin > 0.01:
+                break
+        end = time.perf_counter()
+        self.pause = end + 3 * (end - begin)
 
     def read(self):
         """Let the net read what is drawn; the maps and probabilities are those of the digit drawn last."""
+        self.changed = False
         digits = split_digits(self.strokes)
         images = [to_mnist(draw_strokes(digit)) for digit in digits] or [np.zeros((28, 28), np.float32)]
         last = next((j for j, digit in enumerate(digits) if digit[-1] is self.strokes[-1]), 0)
@@ -212,9 +219,10 @@ class DrawingWindow:
         set_probabilities(self.bars, p)
         if digits:
             second = np.argsort(p)[-2]
-            self.words.set_text('read: ' + ' '.join(map(str, probabilities.argmax(axis=0))))
-            self.note.set_text(('last drawn: ' if len(digits) > 1 else '') +
-                               f'{headline(p)}; second guess {second}, probability {rounded(p[second])}')
+            row = probabilities.argmax(axis=0)
+            self.words.set_text(f"read: {' '.join(map(str, row))}")
+            self.note.set_text((f'last drawn: {row[last]}, ' if len(row) > 1 else '') +
+                               f'probability {rounded(p.max())}, second guess {second} with {rounded(p[second])}')
         else:
             self.words.set_text('nothing drawn yet')
             self.note.set_text('')
@@ -225,7 +233,7 @@ class DrawingWindow:
         canvas = self.figure.canvas
         if not canvas.is_saving():
             self.ink.set_linewidth(PEN_WIDTH * self.field.bbox.height * 72 / self.figure.dpi)
-            self.backgrounds = {ax: canvas.copy_from_bbox(ax.bbox) for ax in self.moving}
+            self.backgrounds = {ax: canvas.copy_from_bbox(ax.bbox.padded(2)) for ax in self.moving}
             for ax in self.moving:
                 self.redraw(ax)
 
@@ -235,7 +243,7 @@ class DrawingWindow:
             self.figure.canvas.restore_region(self.backgrounds[ax])
             for artist in self.moving[ax]:
                 ax.draw_artist(artist)
-            self.figure.canvas.blit(ax.bbox)
+            self.figure.canvas.blit(ax.bbox.padded(2))
 
 
 def split_digits(strokes):
@@ -243,18 +251,21 @@ def split_digits(strokes):
 
     strokes  list of strokes, each a list of points (x, y)
 
-    A stroke belongs to the digit above or below which a third of it lies (or of the digit, if that is narrower).
+    A stroke belongs to a digit if it lies above or below it with a third of its width, or of the digit's.
     """
-    digits = []                                          # (left, right, indices of strokes)
-    edges = [(min(x) - PEN_WIDTH / 2, max(x) + PEN_WIDTH / 2) for x in (np.array(stroke)[:, 0] for stroke in strokes)]
-    for j, (left, right) in sorted(enumerate(edges), key=lambda item: item[1]):
+    columns = [np.array(stroke).T for stroke in strokes]
+    margin = 0.02 * max((np.ptp(y) for _, y in columns), default=0)      # since an upright line has no width
+    edges = [(x.min() - margin, x.max() + margin) for x, _ in columns]
+    digits = []                                                          # lists of indices of strokes
+    for j in sorted(range(len(strokes)), key=edges.__getitem__):
+        left, right = edges[j]
         if digits:
-            begin, end, indices = digits[-1]
+            begin, end = edges[digits[-1][0]][0], max(edges[i][1] for i in digits[-1])
             if min(right, end) - left >= min(right - left, end - begin) / 3:
-                digits[-1] = begin, max(right, end), indices + [j]
+                digits[-1].append(j)
                 continue
-        digits.append((left, right, [j]))
-    return [[strokes[j] for j in sorted(indices)] for *_, indices in digits]
+        digits.append([j])
+    return [[strokes[j] for j in sorted(digit)] for digit in digits]
 
 
 def draw_strokes(strokes):
@@ -294,9 +305,9 @@ def main(argv=None):
     """Open the window to draw in."""
     flags = get_parser().parse_args(argv)
     with errors_in_one_line('read_digits.py'):
+        check_display('--draw')
         params, layers, _ = load_model(flags.model)
         *_, images, _ = load_mnist(False, np.float32, np.random.RandomState(testLeNet.seed))
-        check_display('--draw')
     open_drawing_window(params, layers, images[:, :100])
 
 

@@ -1,5 +1,10 @@
 """Digits drawn with the mouse: the image that is made of them, and the window, driven by matplotlib's own events."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib.backend_bases import KeyEvent, MouseEvent
@@ -9,8 +14,9 @@ from scipy import ndimage
 
 import read_digits
 import testLeNet
+import vis_data
 from cnn_lenet import conv_net, forward, get_lr, init_convnet, load_mnist, predict, sgd_momentum
-from read_digits import DrawingWindow, to_mnist
+from read_digits import DrawingWindow, draw_strokes, split_digits, to_mnist
 
 LENET = testLeNet.get_lenet()
 
@@ -93,116 +99,179 @@ def test_an_empty_canvas_gives_an_empty_image():
     np.testing.assert_array_equal(to_mnist(np.zeros((280, 280))), np.zeros((28, 28)))
 
 
+# The pen
+
+SEVEN = [[(0, 0), (0.5, 0.02), (0.2, 1)], [(0.1, 0.5), (0.5, 0.5)]]
+
+
+def moved(strokes, size, left, top):
+    return [[(left + size * x, top + size * y) for x, y in stroke] for stroke in strokes]
+
+
+@pytest.mark.parametrize('size', [0.03, 0.2, 0.9])
+def test_the_size_and_the_place_of_a_drawing_do_not_matter(size):
+    expected = to_mnist(draw_strokes(SEVEN))
+    image = to_mnist(draw_strokes(moved(SEVEN, size, 1.3, 0.05)))
+    assert abs(image - expected).mean() < 0.01 and expected.mean() > 0.05
+
+
+def test_a_line_is_as_high_as_mnists_digits_and_as_wide_as_the_pen():
+    image = to_mnist(draw_strokes([[(2, 0.1), (2, 0.3)]]))
+    rows, columns = np.nonzero(image)
+    assert np.ptp(rows) + 1 == 20 and np.ptp(columns) + 1 <= 4
+    assert image.sum() == pytest.approx(2 * read_digits.PEN_RADIUS * 20, rel=0.2)       # in whole pixels
+
+
+def test_what_lies_above_one_another_is_one_digit_and_what_stands_side_by_side_is_several():
+    one = [[(1.0, 0), (1, 1)]]
+    four = [[(0.1, 0), (0, 0.6), (0.6, 0.6)], [(0.61, 0.1), (0.58, 1)]]        # the second a little beside the first
+    for size in (0.05, 0.8):
+        row = [moved(SEVEN, size, 0, 0), moved(one, size, -0.35 * size, 0), moved(four, size, size, 0)]
+        strokes = [row[2][0], row[0][1], row[1][0], row[0][0], row[2][1]]      # drawn in any order
+        assert split_digits(strokes) == [[row[0][1], row[0][0]], row[1], row[2]]
+    assert split_digits([]) == []
+
+
 # The window
 
 class Mouse:
-    """Sends matplotlib's events to a DrawingWindow that has been drawn once."""
+    """Sends matplotlib's events to a DrawingWindow that has been drawn once, and does its timer's work."""
 
-    def __init__(self, params, images, path):
+    def __init__(self, params, images):
         self.canvas = FigureCanvasAgg(Figure())
-        self.window = DrawingWindow(self.canvas.figure, params, LENET, images, path)
+        self.window = DrawingWindow(self.canvas.figure, params, LENET, images)
         self.canvas.draw()
         self.canvas.figure.set_layout_engine('none')       # everything has its place now
 
     def at(self, name, x, y, button=1):
-        """An event at (x, y) of the field, in pixels of the drawing."""
-        MouseEvent(name, self.canvas, *self.window.field.axes.transData.transform((x, y)), button)._process()
+        """An event at (x, y) of the field, in its heights."""
+        MouseEvent(name, self.canvas, *self.window.field.transData.transform((x, y)), button)._process()
 
     def draw(self, *points, button=1):
         self.at('button_press_event', *points[0], button)
         for point in points[1:]:
             self.at('motion_notify_event', *point, button)
         self.at('button_release_event', *points[-1], button)
+        self.rest()
+
+    def rest(self):
+        for _ in range(10):
+            self.window.on_timer()
 
     def key(self, key):
         KeyEvent('key_press_event', self.canvas, key)._process()
+        self.rest()
 
     def click_clear(self):
         x, y = self.window.button.ax.bbox.min + 5
         for name in ('button_press_event', 'button_release_event'):
             MouseEvent(name, self.canvas, x, y, 1)._process()
+        self.rest()
 
     @property
-    def drawing(self):
-        return np.array(self.window.field.get_array())
+    def ink(self):
+        """The points of each stroke that is shown."""
+        points = self.window.ink.get_xydata()
+        ends = np.flatnonzero(np.isnan(points[:, 0]))
+        return [stroke[~np.isnan(stroke[:, 0])].round(6).tolist() for stroke in np.split(points, ends)][:-1]
+
+    @property
+    def words(self):
+        return self.window.words.get_text()
 
 
 @pytest.fixture
-def mouse(params, mnist, tmp_path):
-    return Mouse(params, mnist[2][:, :20], str(tmp_path / 'drawn.png'))
+def mouse(params, mnist, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Mouse(params, mnist[2][:, :20])
 
 
-def test_a_stroke_leaves_ink_and_the_whole_window_follows(mouse, params):
-    mouse.at('button_press_event', 100, 50)
-    for y in (100, 200):
-        mouse.at('motion_notify_event', 100, y)
-        drawing = mouse.drawing
-        assert drawing[50:y, 100].min() == 1 and drawing[:, 130:].max() == 0
-        image = to_mnist(drawing)
-        np.testing.assert_array_equal(mouse.window.picture.get_array(), image)
-        outputs, p = (function(params, LENET, image.reshape(784, 1)) for function in (forward, predict))
-        np.testing.assert_array_equal([bar.get_height() for bar in mouse.window.bars], p[:, 0])
-        assert mouse.window.headline.get_text().startswith(f'predicted class {p.argmax()}, ')
-        for i, num, side in ((2, 20, 24), (3, 20, 12)):
-            maps = np.moveaxis(outputs[i]['data'].reshape(side, side, num), 2, 0)
-            np.testing.assert_array_equal([shown.get_array() for shown in mouse.window.maps[i]], maps)
+ONE = [(0.5, 0.1), (0.5, 0.5), (0.5, 0.9)]
 
 
-def test_a_vertical_line_is_a_one(mouse):
-    mouse.draw((140, 30), (140, 130), (138, 240))
-    assert mouse.window.headline.get_text().startswith('predicted class 1, ')
+def test_every_point_is_kept_and_the_whole_window_follows(mouse, params):
+    circle = [(1 + 0.3 * np.cos(t), 0.5 + 0.4 * np.sin(t)) for t in np.linspace(0, 6, 200)]
+    mouse.draw(*circle)
+    np.testing.assert_allclose(mouse.ink[0][:200], circle, atol=0.01)          # 200 moves before the first redrawing
+    image = to_mnist(draw_strokes(mouse.window.strokes))
+    np.testing.assert_array_equal(mouse.window.image.get_array(), image)
+    outputs, p = (function(params, LENET, image.reshape(784, 1)) for function in (forward, predict))
+    np.testing.assert_array_equal([bar.get_height() for bar in mouse.window.bars], p[:, 0])
+    assert mouse.words == f'read: {p.argmax()}'
+    assert mouse.window.note.get_text().startswith(f'probability {vis_data.rounded(p.max())}, second guess ')
+    for i in (2, 3):
+        shown = np.ma.filled(mouse.window.maps[i].get_array(), np.nan)
+        np.testing.assert_array_equal(shown, vis_data.tile(vis_data.first_maps(outputs[i])))
+
+
+def test_digits_side_by_side_are_read_as_a_row_and_the_last_drawn_is_shown(mouse):
+    for left in (2, 0, 1):
+        mouse.draw(*moved([ONE], 1, left, 0)[0])
+    mouse.draw((1.3, 0.5), (1.7, 0.5))                     # makes a cross of the second
+    assert mouse.words.startswith('read: 1 ') and mouse.words.endswith(' 1') and len(mouse.words) == len('read: 1 4 1')
+    assert mouse.window.note.get_text().startswith(f'last drawn: {mouse.words[8]}, probability ')
+    assert np.ptp(np.nonzero(mouse.window.image.get_array())[1]) > 5
+
+
+def test_before_anything_is_drawn_no_bar_is_shown(mouse):
+    assert mouse.words == 'nothing drawn yet'
+    assert [bar.get_height() for bar in mouse.window.bars] == [0] * 10
 
 
 def test_without_the_button_on_the_field_nothing_is_drawn(mouse):
-    mouse.at('motion_notify_event', 100, 100)
-    mouse.draw((-50, 100), (100, 100))
-    mouse.draw((100, 100), (200, 100), button=3)
-    assert mouse.drawing.max() == 0 and mouse.window.headline.get_text() == 'nothing drawn yet'
-    mouse.draw((100, 100), (400, 100))                     # begun on the field, it may leave
-    assert mouse.drawing[100, 100:].min() == 1
+    mouse.at('motion_notify_event', 1, 0.5)
+    mouse.draw((-0.1, 0.5), (1, 0.5))
+    mouse.draw((1, 0.5), (2, 0.5), button=3)
+    assert mouse.words == 'nothing drawn yet' and mouse.ink == []
+    mouse.draw((1, 0.5), (9, 0.5))                         # begun on the field, it may leave
+    np.testing.assert_allclose(mouse.ink, [[[1, 0.5], [9, 0.5], [9, 0.5]]], atol=0.01)
 
 
 def test_u_takes_one_stroke_back_and_c_or_the_button_all(mouse):
-    mouse.draw((50, 50), (50, 200))
-    first = mouse.drawing
-    mouse.draw((150, 50), (150, 200))
-    mouse.key('u')
-    np.testing.assert_array_equal(mouse.drawing, first)
-    mouse.key('u')
-    mouse.key('u')
-    assert mouse.drawing.max() == 0
+    mouse.draw(*ONE)
+    first = mouse.ink
+    mouse.draw((1, 0.1), (1, 0.9))
+    for expected in (first, [], []):
+        mouse.key('u')
+        assert mouse.ink == expected
     for clear in (lambda: mouse.key('c'), mouse.click_clear):
-        mouse.draw((50, 50), (50, 200))
-        mouse.draw((150, 50), (150, 200))
+        mouse.draw(*ONE)
+        mouse.draw((1, 0.1), (1, 0.9))
         clear()
-        assert mouse.drawing.max() == 0
+        assert mouse.ink == [] and mouse.words == 'nothing drawn yet'
 
 
-def test_s_saves_the_figure_and_drawing_goes_on(mouse, tmp_path, capsys):
-    mouse.draw((50, 50), (50, 200))
-    mouse.key('s')
-    path = tmp_path / 'drawn.png'
-    assert capsys.readouterr() == (f'{path}\n', '') and path.stat().st_size > 10000
-    mouse.draw((150, 50), (150, 200))
-    assert mouse.drawing[50:200, 150].min() == 1
-    path.unlink()
-    path.mkdir()
-    mouse.key('s')                                         # can't be written: one line, and the window stays
-    out, error = capsys.readouterr()
-    assert out == '' and error.startswith('read_digits.py: error: ') and error.count('\n') == 1
-    mouse.key('c')
-    assert mouse.drawing.max() == 0
+def test_s_saves_under_a_free_name_that_the_window_shows_and_drawing_goes_on(mouse, tmp_path, monkeypatch):
+    (tmp_path / 'drawn-1.png').write_bytes(b'an earlier drawing')
+    mouse.draw(*ONE)
+    for path in (tmp_path / 'drawn-2.png', tmp_path / 'drawn-3.png'):
+        mouse.key('s')
+        assert mouse.window.note.get_text() == f'saved as {path.name}' and path.stat().st_size > 10000
+    assert (tmp_path / 'drawn-1.png').read_bytes() == b'an earlier drawing'
+
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    mouse.key('s')                                         # one line, and the window stays
+    assert 'No space left on device' in mouse.window.note.get_text() and '\n' not in mouse.window.note.get_text()
+    mouse.draw((1, 0.1), (1, 0.9))
+    assert len(mouse.ink) == 2 and mouse.window.note.get_text().startswith('last drawn: 1, ')
 
 
 def test_what_is_shown_while_drawing_is_what_a_full_draw_shows(mouse):
     mouse.canvas.draw()
-    mouse.draw((50, 50), (150, 60), (80, 200))
+    mouse.draw((0.2, 0.2), (0.6, 0.3), (0.3, 0.8))
     mouse.key('s')                                         # draws in another size
-    mouse.draw((150, 50), (150, 200))
+    mouse.draw((1, 0.2), (1, 0.8))
     follows = np.array(mouse.canvas.buffer_rgba())
     mouse.canvas.draw()
     np.testing.assert_array_equal(follows, mouse.canvas.buffer_rgba())
     assert follows.std() > 1
+
+
+def test_the_window_fits_a_screen_of_768_lines(mouse):
+    assert mouse.canvas.get_width_height()[1] < 700        # and a title and a task bar beside it
 
 
 def test_q_closes_the_window(mouse, monkeypatch):
@@ -210,3 +279,18 @@ def test_q_closes_the_window(mouse, monkeypatch):
     monkeypatch.setattr(read_digits.pyplot, 'close', closed.append)
     mouse.key('q')
     assert closed == [mouse.canvas.figure]
+
+
+# The script
+
+@pytest.mark.parametrize('backend, words', [('agg', ['there is no display', 'agg']),
+                                            ('module://matplotlib_inline.backend_inline', ['inline']),
+                                            ('nothing', ['MPLBACKEND', 'nothing'])])
+def test_a_backend_without_windows_is_one_line(tmp_path, backend, words):
+    script = Path(read_digits.__file__).resolve()
+    process = subprocess.run([sys.executable, script, '--draw'], cwd=tmp_path, text=True, capture_output=True,
+                             timeout=300, env={**os.environ, 'MPLBACKEND': backend})
+    [line] = process.stderr.splitlines()
+    assert process.returncode == 1 and process.stdout == '' and line.startswith('read_digits.py: error: ')
+    for word in words:
+        assert word in line
