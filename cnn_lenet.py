@@ -26,6 +26,7 @@ import concurrent.futures
 import contextlib
 import ctypes
 import functools
+import math
 import os
 import pathlib
 import threading
@@ -924,46 +925,54 @@ def _brief(value):
 # A convolution with fewer multiplications
 #
 # What `_correlate` and `_gradients` compute can be had with up to 2.5 times fewer multiplications, which takes a fifth
-# off an iteration of LeNet. A reader who skips this section misses why, and nothing else.
+# off an iteration of LeNet. A reader who skips this section misses nothing but how that is done.
 #
 # Go down one column of an image: k weights w slide over p = m + k - 1 numbers x and give m outputs, out[i] = the sum of
 # w[a] x[i + a] over a. Weigh every output with a number d[i], and add up:
 #
-#     S = sum of d[i] w[a] x[i + a] over all i and a                 m k multiplications of d[i] by w[a]
+#     S = sum of d[i] w[a] x[i + a] over all i and a                 m k products of three factors
 #
-# All that a convolution needs are derivatives of S. The one with respect to d is `out`; and if d is the gradient of the
-# loss with respect to `out`, those with respect to w and x are the gradients of the loss with respect to w and x.
+# All that a convolution needs are derivatives of S, each with the other two factors held fixed: that with respect to d
+# is `out`; and if d is the gradient of the loss with respect to `out`, then those with respect to w and x are the
+# gradients of the loss with respect to w and x. So to have S in fewer products is to have all three in fewer.
 #
-# Why p multiplications of d by w are enough. In S, x[j] is multiplied by
+# In S, x[j] is multiplied by
 #
 #     c[j] = sum of d[i] w[a] over i + a = j
 #
-# which are the coefficients of a product of two polynomials: of d(t) = d[0] + d[1] t + ..., of degree m - 1, and w(t),
-# of degree k - 1. One way to the product is to multiply all coefficients of the one by all of the other. But it has
-# degree p - 1, so it is known from its values at p points, and the value at a point is one multiplication: d(point)
-# times w(point). (The smallest case: two straight lines have a parabola as their product, which three points fix. That
-# takes three multiplications, not four.) Lagrange's formula leads from the values back to the coefficients: c(t) is
-# the sum, over the points, of the value there times the polynomial that is 1 at this point and 0 at the others. With
-# three matrices that depend on the points alone,
+# These c[j] are the coefficients of the product of two polynomials, d(t) = d[0] + d[1] t + ... of degree m - 1 and w(t)
+# of degree k - 1. The product has degree (m - 1) + (k - 1) = p - 1, so it is known from its values at p points, and a
+# value takes one multiplication, d(point) times w(point). Lagrange's formula leads from the values back to the
+# coefficients: c(t) is the sum, over the points, of the value there times the polynomial that is 1 at this point and 0
+# at the others. With three matrices that depend on the points alone,
 #
 #     D d    the values of d(t):  row q of D (p, m) holds the powers 0 to m - 1 of point q
 #     W w    the values of w(t):  row q of W (p, k) holds the powers 0 to k - 1 of point q
-#     X x    row q of X (p, p) holds the coefficients of the polynomial that is 1 at point q and 0 at the others
+#     X      row q of X (p, p) holds the coefficients of the polynomial that is 1 at point q and 0 at the others
 #
-#     S = sum of (D d)[q] (W w)[q] (X x)[q] over the points q        p multiplications: for k = 5, m = 4, 8 and not 20
+# c[j] is the sum of (D d)[q] (W w)[q] X[q, j] over the points q; put into S = sum of c[j] x[j], this is
 #
-# and its derivatives are, with products element by element,
+#     S = sum of (D d)[q] (W w)[q] (X x)[q] over the points q        p products: for k = 5, m = 4, 8 and not 20
+#
+# and its derivatives, with products element by element, are
 #
 #     out = D.T ((W w) (X x))        dw = W.T ((D d) (X x))        dx = X.T ((D d) (W w))
 #
-# In a layer, x[r] is a row of all images, (w, c, n), w[a] a row of all filters, (k, c, num), and d[i] a row of the
-# gradient, (w_out, num, n). What takes the place of a multiplication is a convolution along a row: w.T @ window for
-# every window of it, and its two gradients. These are many multiplications, and D, W and X add few: what they make of
-# a number serves all of its products. The image is cut into strips, each of which gives m rows of the output.
+# The smallest case, k = m = 2, with the points 0, 1 and -1: W w is (w0, w0 + w1, w0 - w1), X x is (x0 - x2,
+# (x1 + x2) / 2, (x2 - x1) / 2). With the three products P of these, out0 = P0 + P1 + P2 = w0 x0 + w1 x1 and
+# out1 = P1 - P2 = w0 x1 + w1 x2: exact, in three multiplications and not four.
 #
-# The price: rounding errors are three to four times those of the plain sums. A NaN or an infinity reaches all rows of
-# its strip. On the way numbers are up to 20,000 times as large as in the end, so that gradients in float32 overflow
-# from 1e34 on, not only from 3e38.
+# In a layer x[j], w[a] and d[i] are whole rows: of all images (width, c, n), of all filters (k, c, num), and of the
+# gradient (w_out, num, n). The "product" of two of them is a convolution along the row, in the plain way, or one of its
+# gradients; being linear in both factors, it admits the same algebra. Each of them is many multiplications, beside
+# which those by the constants in D, W and X are few. The image is cut into strips of p rows that overlap by k - 1, each
+# of which gives m rows of the output. (To do it across as well as down would gain nothing, on paper: what the products
+# save, D, W and X take.)
+#
+# The price: rounding errors are three to four times those of the plain sums. A NaN or an infinity makes NaN of all
+# rows of the strips that it is in. Numbers on the way are large: (D d) (W w) at the points 4 and -4 is up to
+# 1 + 4 + ... + 4**7 = 21,845 times the largest coefficient, so that in float32 a gradient with respect to the input
+# overflows from 1e34 on, not only from 3e38.
 #
 # Sources: Toom (1963) and Cook (1966) for products of polynomials, Winograd (Arithmetic Complexity of Computations,
 # 1980) for filters, Lavin and Gray (Fast Algorithms for Convolutional Neural Networks, 2015) for layers.
@@ -974,22 +983,27 @@ _POINTS = np.array([1 / 4, 3 / 4, 4 / 3, 4, -1 / 4, -3 / 4, -4 / 3, -4])
 
 
 def _strips_pay(x, w, layer):
-    """Whether the functions below can be used, and are faster than the plain ones: for windows with rows of at least 64
-    numbers, if they save at least a third of the multiplications (p for a strip in place of k for a row)."""
+    """Whether the functions below can be used, and are faster than the plain ones.
+
+    They were measured faster where a window's rows have 64 numbers or more (with fewer, the products are too small to
+    repay D, W and X) and a third of the row products is saved: there are p for each strip, not k for each row.
+    """
     k, p = layer['k'], len(_POINTS)
     m, (h_out, _) = p + 1 - k, _output_size(*x.shape[:2], layer)
-    return (layer['stride'] == 1 and m > 0 and w.shape[0] // k >= 64 and -(-h_out // m) * p <= 2 / 3 * h_out * k
+    return (layer['stride'] == 1 and m > 0 and w.shape[0] // k >= 64
+            and math.ceil(h_out / m) * p <= 2 / 3 * h_out * k
             and np.result_type(x, w) in (np.float32, np.float64))
 
 
 @functools.cache
-def _short_products(k, dtype):
+def _strip_matrices(k, dtype):
     """The matrices D (p, m), W (p, k) and X (p, p) for kernels of k rows, as explained above."""
     m = len(_POINTS) + 1 - k
     powers = np.vander(_POINTS, increasing=True)                                 # (p, p)
-    # Lagrange's formula, right to 3e-16 of a row's largest entry; the inverse of `powers` is the same matrix, to 1e-13.
-    X = [polyfromroots(others) / np.prod(point - others)
-         for point, others in ((point, _POINTS[_POINTS != point]) for point in _POINTS)]
+    X = []                                             # the transposed inverse of `powers`, but right in every digit
+    for point in _POINTS:
+        others = _POINTS[_POINTS != point]
+        X.append(polyfromroots(others) / np.prod(point - others))                # coefficients, lowest power first
     return [np.array(matrix, dtype) for matrix in (powers[:, :m], powers[:, :k], X)]
 
 
@@ -1001,14 +1015,14 @@ def _times(matrix, rows):
 def _correlate_in_strips(x, w, layer):
     """What `_correlate` returns: D.T ((W w) (X x)) for every strip."""
     k = layer['k']
-    D, W, X = _short_products(k, np.result_type(x, w))
+    D, W, X = _strip_matrices(k, np.result_type(x, w))
     x = _padded(x, layer['pad'])
     (p, m), (h, width, c, n), num = D.shape, x.shape, w.shape[1]
     w_values = _times(W, w.reshape(k, k * c, num)).swapaxes(1, 2)                # (p, num, k*c)
     out = np.empty((h - k + 1, width - k + 1, num, n), w_values.dtype)
     products = np.empty((p, *out.shape[1:]), out.dtype)
     for i in range(0, len(out), m):
-        x_rows, out_rows = x[i:i + p], out[i:i + m]    # the last strip may have fewer rows
+        x_rows, out_rows = x[i:i + p], out[i:i + m]    # in the last strip, rows that are not there count as 0
         x_values = _times(X[:, :len(x_rows)], x_rows)                            # (p, width, c, n)
         for j in range(width - k + 1):
             window = x_values[:, j:j + k].reshape(p, k * c, n)
@@ -1020,14 +1034,14 @@ def _correlate_in_strips(x, w, layer):
 def _gradients_in_strips(x, w, diff, layer, need_input_od):
     """What `_gradients` returns: W.T ((D d) (X x)), summed over the strips, and X.T ((D d) (W w)) for every strip."""
     k, pad = layer['k'], layer['pad']
-    D, W, X = _short_products(k, np.result_type(x, w, diff))
+    D, W, X = _strip_matrices(k, np.result_type(x, w, diff))
     x = _padded(x, pad)
     (p, m), (h, width, c, n), (h_out, w_out, num, _) = D.shape, x.shape, diff.shape
     w_values = _times(W, w.reshape(k, k * c, num))                               # (p, k*c, num)
-    w_sums = np.zeros((p, k, c, num), w_values.dtype)
+    w_sums = np.zeros((p, k, c, num), w_values.dtype)                            # (D d) (X x) of all strips
     od = np.zeros(x.shape, w_values.dtype)
     for i in range(0, h_out, m):
-        x_rows, d_rows = x[i:i + p], diff[i:i + m]     # the last strip may have fewer rows
+        x_rows, d_rows = x[i:i + p], diff[i:i + m]     # in the last strip, rows that are not there count as 0
         x_values = _times(X[:, :len(x_rows)], x_rows)                            # (p, width, c, n)
         d_values = _times(D[:, :len(d_rows)], d_rows)                            # (p, w_out, num, n)
         # As in `_gradients`, one product for all windows of a row, here for one column b of the windows at a time.
@@ -1036,7 +1050,7 @@ def _gradients_in_strips(x, w, diff, layer, need_input_od):
         for b in range(k):
             w_sums[:, b] += x_beside[:, :, b * n:(b + w_out) * n] @ d_beside.swapaxes(1, 2)
         if need_input_od:
-            x_sums = np.zeros_like(x_values)
+            x_sums = np.zeros_like(x_values)                                     # (D d) (W w) of this one
             for j in range(w_out):
                 x_sums[:, j:j + k] += (w_values @ d_values[:, j]).reshape(p, k, c, n)
             od[i:i + p] += _times(X[:, :len(x_rows)].T, x_sums)
