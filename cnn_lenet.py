@@ -1,9 +1,9 @@
 """LeNet from scratch: a convolutional net in NumPy, trained by SGD with momentum.
 
-This is the whole of CMU 10-601's homework 7 (spring 2017) in one module, in the order in which one would explain it:
-data, parameters, layers (each forward beside its backward), loss, network, solver, gradient check. Section, question
-and equation numbers are the handout's. The last sections can be skipped at a first reading: what is checked, and what
-makes it fast.
+This is the code of CMU 10-601's homework 7 (spring 2017), but for the training script and the pictures, in the order in
+which one would explain it: data, parameters, layers (each forward beside its backward), loss, network, solver, gradient
+check. Section, question and equation numbers are the handout's. The last three sections can be skipped at a first
+reading: what is checked, and what makes it fast.
 
 Shapes are written the same way everywhere:
 
@@ -12,11 +12,13 @@ Shapes are written the same way everywhere:
     (h*w*c, n)       `data` and `diff` of every layer: one column is one image, flattened from (h, w, c)
     (h, w, c, n)     the same array, reshaped (a view): the batch is the last, contiguous axis
 
-What goes into a layer and what comes out is a dict with `height`, `width`, `channel`, `batch_size` and `data`, called
-a structure here; on the way back it also holds `diff`, the gradient of the loss with respect to `data`. `od` is the
-same gradient of a layer's input, which a backward function returns for the layer below, as `input_od`. The network is a
-dict `layers` with the integer keys 1..l, its parameters a dict `params` whose key i-1 (not i, as in the handout's text)
-holds the {'w': ..., 'b': ...} of layer i. Backward functions take `input`, `layer` and `param` as forward functions do.
+A layer's input and its output are structures: dicts with `height`, `width`, `channel`, `batch_size` and `data`. On the
+way back the output also has `diff`, the gradient of the loss with respect to its `data`. A backward function takes this
+output and what the forward function took, and returns `input_od`, the gradient with respect to input['data'], which
+becomes the `diff` of the layer below.
+
+The network is a dict `layers` with the integer keys 1..l. Its parameters are a dict `params` whose key i-1 (not i, as
+in the handout's text) holds the {'w': ..., 'b': ...} of layer i.
 
 No function changes its arguments. Results have the precision of the arguments; layers convert integers to float64.
 Mismatched arguments raise ValueError; a key missing in what a layer function is given raises KeyError.
@@ -45,7 +47,7 @@ MNIST_FILE = pathlib.Path(__file__).resolve().parent / 'mnist_all.mat'
 def load_mnist(fullset=True, dtype=np.float64, rng=np.random):
     """Load MNIST from `mnist_all.mat` in the folder of this module, and shuffle it (section 6).
 
-    fullset  True for all images; False for a twentieth of each of the three parts, the first once they are shuffled
+    fullset  True for all images; False for a twentieth of each of the three parts, taken after shuffling
     dtype    float type of the images
     rng      source of random numbers: `np.random` (the global generator), a RandomState or a Generator
 
@@ -75,7 +77,7 @@ def _read_mnist_file():
                 digits = [variables[f'{part}{digit}'] for digit in range(10)]
                 images = np.concatenate(digits)
                 if images.shape != (count, 784) or images.dtype != np.uint8:
-                    raise ValueError('these are other images')
+                    raise ValueError
                 parts.append((images, np.repeat(np.arange(10), [len(rows) for rows in digits])))
         except MemoryError:
             raise
@@ -98,8 +100,9 @@ def init_convnet(layers, dtype=np.float64, rng=np.random):
     rng     source of random numbers, as for `load_mnist`
 
     Returns params: dict, key i-1 is {'w': ..., 'b': ...} of layer i, two empty arrays for a layer that has none.
-    Weights are uniform in +-sqrt(3 / (h*w*c)), where (h, w, c) is the layer's input feature map, or, in an inner
-    product with `init_type` 'gaussian', normal with sqrt(3 / (h*w*c)) as standard deviation. Biases are 0.
+    Weights are uniform in +-sqrt(3 / (h*w*c)), where (h, w, c) is the layer's input feature map (in convolutions too,
+    as in the original), or normal with sqrt(3 / (h*w*c)) as standard deviation: an inner product's `init_type` says
+    which, 'uniform' or 'gaussian'. Biases are 0.
     """
     shapes, w_shapes = _shapes(layers)
     params = {}
@@ -138,7 +141,7 @@ def _shapes(layers):
 
 
 def _layer_shapes(layer, h, w, c):
-    """Of a layer whose input is (h, w, c): the shape of its output, and that of its w."""
+    """Output shape and w shape of a layer whose input is (h, w, c)."""
     if layer['type'] == 'CONV':
         _check_group(layer, c)
         rows, num = layer['k'] ** 2 * c // layer.get('group', 1), layer['num']
@@ -151,7 +154,7 @@ def _layer_shapes(layer, h, w, c):
         return (1, 1, layer['num']), (h * w * c, layer['num'])
     if layer['type'] == 'LOSS':
         return (), (h * w * c, layer['num'] - 1)
-    raise ValueError('no shapes are known of such a layer; expected a branch for its type in _layer_shapes')
+    raise ValueError('unknown type; expected a branch for it in _layer_shapes')
 
 
 def _output_size(h, w, layer):
@@ -388,8 +391,8 @@ def pooling_layer_backward(output, input, layer):
     waiting = np.ones(diff.shape, bool)                # windows whose largest element has not been met yet
     for place in _places(layer, h_out, w_out):
         chosen = x[place] == maxima
-        chosen &= waiting
-        waiting ^= chosen
+        chosen &= waiting                              # of several equal maxima only the first is chosen
+        waiting &= ~chosen
         if layer['stride'] >= layer['k']:              # no overlap, so nothing to add up: saves 3 % of an iteration
             np.multiply(diff, chosen, out=od[place])
         else:
@@ -422,7 +425,7 @@ def relu_backward(output, input, layer=None):
     """
     x = _columns(input)
     diff = _diff(output, *x.shape)
-    return np.where(x > 0, diff, np.zeros_like(diff))
+    return np.where(x > 0, diff, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -441,7 +444,7 @@ def inner_product_forward(input, layer, param):
     """
     x = _columns(input)                                                          # (h*w*c, n)
     w, b = _weights(param, x.shape[0], layer['num'])
-    b = np.tile(b, (x.shape[1], 1)).T                  # (num, n); not b[:, None]: the handout rules out broadcasting
+    b = np.tile(b, (x.shape[1], 1)).T                  # (num, n); not b[:, None]: the handout asks for no broadcasting
     return _structure(w.T @ x + b, 1, 1, layer['num'])
 
 
@@ -465,7 +468,7 @@ def inner_product_backward(output, input, layer, param):
 
 
 def mlrloss(wb, X, y, K, prediction):
-    """Softmax regression with weights of its own: cost and gradients (eqs. 2, 4 and 5).
+    """The last inner product, softmax and loss in one: cost and gradients (eqs. 2, 4 and 5).
 
     wb          (inputs+1, K-1): w stacked on b; the last class's logit is fixed at 0
     X           (inputs, n)
@@ -482,8 +485,8 @@ def mlrloss(wb, X, y, K, prediction):
     log_p = _log_probabilities(wb, X)                                            # (K, n)
     images = np.arange(X.shape[1])
     nll = -log_p[y, images].sum()
-    d = np.exp(log_p)                                                            # d nll / d logits: p, - 1 at the label
-    d[y, images] -= 1
+    d = np.exp(log_p)                                                            # d nll / d logits: p,
+    d[y, images] -= 1                                                            # minus 1 at the label
     d = d[:-1]                                                                   # the last logit is fixed
     g = np.vstack([X @ d.T, d.sum(axis=1)])
     percent = np.mean(log_p.argmax(axis=0) == y) if prediction == 1 else 0
@@ -496,8 +499,8 @@ def softmax(logits):
 
 
 def _log_softmax(logits):
-    """Logarithms of the probabilities. A softmax does not change when all logits are moved: with the largest at 0
-    no exponential is too large for a float, and no logarithm is that of 0."""
+    """Logarithms of the probabilities. A softmax does not change when one number is subtracted from all logits; with
+    the largest at 0, exp cannot overflow and log never sees 0."""
     logits = logits - logits.max(axis=0)
     return logits - np.log(np.exp(logits).sum(axis=0))
 
@@ -525,7 +528,8 @@ def forward(params, layers, data):
 
 
 def _functions():
-    """What computes each type of layer, looked up when it is called: dict, type -> (forward, backward).
+    """What computes each type of layer: dict, type -> (forward, backward). It is made anew for every layer, so that a
+    function that a program has put in the place of one of these is the one that is called.
 
     A new type of layer is two such functions, a row here, and its shapes in `_layer_shapes`. If it has a w, its
     functions get `param` and return `param_grad` as those of an inner product do.
@@ -563,16 +567,17 @@ def predict(params, layers, data, threads=None):
     """
     shapes, params, data = _check_network(params, layers, data)
     last = len(layers)
-    features = min(i for i, layer in layers.items() if layer['type'] in ('IP', 'LOSS')) - 1
+    # The layer below the first inner product, which is where feature maps end.
+    last_map = min(i for i, layer in layers.items() if layer['type'] in ('IP', 'LOSS')) - 1
     wb = np.vstack([params[last - 1]['w'], params[last - 1]['b']])
 
     def probabilities(block):
         # Convolutions are fastest on a few columns, whose feature maps fit in the cache; inner products on many, for
         # which the weights are read once. Together this takes two thirds of the time of blocks of 32 for all layers.
         x = data[:, block]
-        x = np.hstack([_forward(params, layers, shapes, x[:, few], 1, features)[features]['data']
+        x = np.hstack([_forward(params, layers, shapes, x[:, few], 1, last_map)[last_map]['data']
                        for few in _blocks(x.shape[1], 64)])
-        x = _forward(params, layers, shapes, x, features, last - 1)[last - 1]['data']
+        x = _forward(params, layers, shapes, x, last_map, last - 1)[last - 1]['data']
         return np.exp(_log_probabilities(wb, x))
 
     return np.hstack(list(_spread(probabilities, _blocks(data.shape[1], 256), threads)))
@@ -595,8 +600,8 @@ def conv_net(params, layers, data, labels, threads=None):
     def block_sums(block):
         return _forward_backward(params, layers, shapes, data[:, block], labels[block], n)
 
-    # Added up in the order of the columns, whichever thread finishes first: same seed, same digits.
-    # A product of 16 columns takes about as long as one of 32.
+    # Blocks of 32, since a product of 16 columns takes about as long. They are added up in the order of the columns,
+    # whichever thread finishes first, so that the same seed gives the same result to the last bit.
     cost, right, param_grad = 0, 0, None
     for block_cost, block_right, block_grad in _spread(block_sums, _blocks(n, 32), threads):
         cost, right = cost + block_cost, right + block_right
@@ -623,7 +628,7 @@ def _forward_backward(params, layers, shapes, data, labels, n):
         found = function(output, outputs[i - 1], layers[i], *param, **options)
         grad, od = _check_backward(i, function, found, outputs[i - 1], param, i > lowest)
         param_grad[i - 1].update(grad)
-    return nll / n, round(percent * len(labels)), param_grad
+    return nll / n, round(percent * len(labels)), param_grad      # a count of right answers, which adds up exactly
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -642,7 +647,8 @@ def sgd_momentum(w_rate, b_rate, mu, decay, params, param_winc, param_grad):
     w_rate, b_rate  learning rates of w and b
     mu              momentum
     decay           weight decay (lambda); on w only
-    params, param_winc, param_grad   dicts of the same shapes: parameters, accumulated gradients (theta), gradients
+    params, param_winc, param_grad   dicts of the same shapes: parameters, accumulated gradients (theta), gradients;
+            empty arrays where a layer has no parameters
 
     Returns params_ and param_winc_, new dicts.
     """
@@ -674,9 +680,9 @@ def finite_difference(output, input, h, forward=relu_forward):
 
     Returns input_od_approx, in the shape of input['data']: for every element x of it, (f(x + h) - f(x)) / h with
     f = sum(output['diff'] * forward(x)['data']). Compare with the input_od of a backward function. It is computed
-    in float64, one forward pass per element (for ReLU, the default as in the handout, one for all). At a kink it is the
-    slope to the right: where a ReLU's input is exactly 0, or two elements of a pooling window are equal, a right
-    input_od may differ from it.
+    in float64, one forward pass per element (for ReLU, the default as in the handout, one for all).
+    At a kink (a ReLU's input that is exactly 0, two equal elements of a pooling window) it is the slope to the right,
+    so that a right input_od may differ from it.
     """
     data = _columns(input)
     x = data.astype(np.float64)
@@ -707,10 +713,11 @@ def check_gradients(params, layers, data, labels, count=10, rng=None, h=1e-7):
     h       the small step
 
     Returns a dict: for every layer i that has parameters its largest error over these entries, relative to the largest
-    of their gradients. Right gradients give 1e-6 or less. If all are 0, which proves nothing, the error is nan.
-    The error is how far a gradient lies outside the interval between the slopes to the left, (f(x) - f(x - h)) / h, and
-    to the right, (f(x + h) - f(x)) / h. Nearly always both are the same; at a kink (a bias of 0 above a blank patch of
-    the image: many inputs of a ReLU are exactly 0) every value between them is right. Computed in float64.
+    of their gradients. Right gradients give 1e-6 or less; if all are 0, which proves nothing, it is nan.
+    An error is how far a gradient lies outside the interval between the slopes to the left, (f(x) - f(x - h)) / h, and
+    to the right, (f(x + h) - f(x)) / h, computed in float64. Nearly always the two are the same. They differ at a kink
+    (with a bias of 0, a blank patch of the image makes many inputs of a ReLU exactly 0), where every value between them
+    passes.
     """
     rng = np.random.RandomState(0) if rng is None else rng
     params = {i: {key: np.array(value, np.float64) for key, value in param.items()} for i, param in params.items()}
@@ -740,8 +747,9 @@ def check_gradients(params, layers, data, labels, count=10, rng=None, h=1e-7):
 # ---------------------------------------------------------------------------------------------------------------
 # What is checked
 #
-# A reader who skips this section misses the rules that layers, parameters, data and labels follow, and what the network
-# expects of a layer function. Each check prevents a silently wrong result, or an error that comes late or says little.
+# Here the homework ends: what follows is checks and speed. Skip this section unless you want to know the rules that
+# layers, parameters, data and labels follow, and what the network expects of a layer function. Each check prevents a
+# silently wrong result, or an error that comes late or says little.
 # ---------------------------------------------------------------------------------------------------------------
 
 # The keys that a layer needs, and the least value that makes sense.
@@ -870,9 +878,8 @@ def _check_loss(wb, X, K):
 # What the layer functions return
 
 def _check_forward(i, function, given, below, output, shape):
-    """A forward function returned a structure of this shape (h, w, c). What it was given is still as it was `below`.
-
-    Returns the structure.
+    """A forward function returned a structure of this shape (h, w, c), and put no other object into the one that it was
+    given (what it may have changed inside of an array is not noticed). Returns the structure.
     """
     if any(given.get(key) is not value for key, value in below.items()):
         raise ValueError(f'layer {i}: {function.__name__} has changed its input; expected an output of its own, '
@@ -925,7 +932,7 @@ def _brief(value):
 # A convolution with fewer multiplications
 #
 # What `_correlate` and `_gradients` compute can be had with up to 2.5 times fewer multiplications, which takes a fifth
-# off an iteration of LeNet. A reader who skips this section misses nothing but how that is done.
+# off an iteration of LeNet, where it is used in layer 4. Skip this section unless you want to know how it is done.
 #
 # Go down one column of an image: k weights w slide over p = m + k - 1 numbers x and give m outputs, out[i] = the sum of
 # w[a] x[i + a] over a. Weigh every output with a number d[i], and add up:
@@ -1062,7 +1069,7 @@ def _gradients_in_strips(x, w, diff, layer, need_input_od):
 # How the work is spread over the cores
 #
 # The columns of a minibatch go through the network in blocks, each on a thread of its own: NumPy lets other threads run
-# while it computes. A reader who skips this section misses why that is faster than one thread, not what is computed.
+# while it computes. Skip this section unless you want to know how; it changes nothing in what is computed.
 # ---------------------------------------------------------------------------------------------------------------
 
 
@@ -1116,10 +1123,10 @@ def _one_blas_thread():
     """Within this block BLAS uses one thread, since its threads on top of ours are slower than either alone: 32 to
     58 ms for a minibatch instead of 15 to 20. Afterwards it has as many as before, even where such blocks overlap.
 
-    Gives whether it does: if not, it may use all cores by itself, and our threads would be in its way.
+    Yields whether BLAS is known to use one thread; if not, our threads would compete with its own.
     """
     functions = _blas_threads()
-    if functions is None:                              # then these two tell it, if they were set before it was loaded
+    if functions is None:                              # another BLAS: one thread if these were set before it was loaded
         yield os.environ.get('OMP_NUM_THREADS') == os.environ.get('VECLIB_MAXIMUM_THREADS') == '1'
         return
     get, put = functions
@@ -1138,7 +1145,7 @@ def _one_blas_thread():
 
 
 def _after_fork():
-    """A forked child has none of its parent's threads, and nobody who would release a lock that they hold."""
+    """A forked child has none of its parent's threads: a lock that one of them held would never be released."""
     global _blas_lock
     _blas_lock = threading.Lock()
     _blas_state['users'] = 0

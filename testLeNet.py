@@ -14,17 +14,19 @@ A run ends in these lines (the handout's, then the answer to its Q10):
     final test accuracy: 0.976000 of 500 images
     training time: 89.1 s for 10000 iterations
 
-Read `get_lenet` and `train`; the rest is about files, flags and signals. A wrong file or model is one line of error, a
-wrong flag that and a summary of the flags; an error in the network or the solver is Python's own traceback. When an
-error, Ctrl-C or a signal ends a run early, what it has trained is saved, unless the cost is no longer finite or Ctrl-C
-comes twice.
+Read `get_lenet` and `train`; the rest is about files, flags and signals:
+
+- A wrong file or model is one line of error; a wrong flag is that line and a summary of the flags.
+- An error in the network or the solver ends in an ordinary Python traceback.
+- What was trained is saved when a run ends early, unless the cost is not finite or Ctrl-C comes twice.
 """
 
 import os
 import sys
 
 # The network has threads of its own, and those of a BLAS on top of them are slower than either. Each BLAS reads one of
-# these names, once, when NumPy is imported; a program that has imported NumPy before keeps what it has.
+# these names, once, when NumPy is imported, and most cannot be told later. A program that has imported NumPy before
+# keeps what it has.
 if 'numpy' not in sys.modules:
     for name in ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'BLIS_NUM_THREADS',
                  'VECLIB_MAXIMUM_THREADS'):
@@ -65,8 +67,8 @@ epsilon = 0.01           # initial learning rate
 gamma = 0.0001           # the learning rate falls as epsilon / (1 + gamma t) ^ power
 power = 0.75
 weight_decay = 0.0005
-w_lr = 1                 # learning rate of w: times 1
-b_lr = 2                 # learning rate of b: times 2
+w_lr = 1                 # factor on the learning rate, for w
+b_lr = 2                 # factor on the learning rate, for b
 
 
 def get_lenet(batch_size=batch_size):
@@ -104,7 +106,7 @@ class Run:
 def train(run, flags, data, console):
     """Train until flags.max_iter iterations are done or the console says to stop (section 5.5).
 
-    flags  the recipe as the command line has it
+    flags  the recipe, `threads` and `model`, as the command line has them
     data   xtrain (784, m), ytrain (m,), xtest, ytest
 
     Returns the exit status of the script.
@@ -123,11 +125,11 @@ def train(run, flags, data, console):
                          'function or sgd_momentum may be wrong (run python -m pytest), or the learning rate is too '
                          'large')
             if run.iteration == first:
-                tell_other_types(run.params, param_grad, console)
+                warn_about_types(run.params, param_grad, console)
             rate = get_lr(run.iteration, epsilon, gamma, power)
             params, param_winc = sgd_momentum(rate * w_lr, rate * b_lr, mu, weight_decay,
                                               run.params, run.param_winc, param_grad)
-            # All at once: after an error or Ctrl-C above, the run is as it was before this iteration.
+            # All at once: after an error or Ctrl-C above, the same minibatch can be taken again.
             run.params, run.param_winc, run.order, run.iteration = params, param_winc, order, run.iteration + 1
             run.history['train'].append((run.iteration, cp['cost'], cp['percent']))
 
@@ -139,7 +141,7 @@ def train(run, flags, data, console):
                 run.history['test'].append((run.iteration, share))
                 console.print(f'\ntest accuracy: {share:f}\n')
             run.seconds = time.perf_counter() - started
-            if run.iteration % flags.snapshot == 0 and run.iteration < flags.max_iter:
+            if run.iteration % flags.snapshot == 0 and run.iteration < flags.max_iter:      # the last is saved below
                 save(run, flags, console)
     except (Exception, KeyboardInterrupt):              # Python reports it, once the iterations before it are saved
         if run.iteration > first:
@@ -148,7 +150,7 @@ def train(run, flags, data, console):
     if run.iteration < flags.max_iter:
         end_early(run, first, flags, console)
         return console.stop
-    saved = run.iteration == first or save(run, flags, console)
+    saved = run.iteration == first or save(run, flags, console)         # nothing new if a finished run was resumed
     console.print(f'final test accuracy: {accuracy(run, flags, xtest, ytest):f} of {len(ytest)} images')
     console.print(f'training time: {run.seconds:.1f} s for {run.iteration} iterations')
     return console.stop or (0 if saved else 1)
@@ -159,8 +161,8 @@ def accuracy(run, flags, xtest, ytest):
     return float(np.mean(predict(run.params, run.layers, xtest, flags.threads).argmax(axis=0) == ytest))
 
 
-def tell_other_types(params, param_grad, console):
-    """Say so if gradients are of another type than the parameters: a layer function has changed it."""
+def warn_about_types(params, param_grad, console):
+    """Say so if gradients are of another type than the parameters: a layer function has changed the type."""
     other = {i + 1: grad['w'].dtype for i, grad in param_grad.items() if grad['w'].dtype != params[i]['w'].dtype}
     if other:
         console.tell(f'the gradients of layers {", ".join(map(str, other))} are {max(other.values())}, the parameters '
@@ -169,7 +171,7 @@ def tell_other_types(params, param_grad, console):
 
 
 def end_early(run, first, flags, console):
-    """Save a run that stops before its last iteration, and say in one line how it goes on."""
+    """Save a run that stops before its last iteration, and say in one line how to resume it."""
     if run.iteration == first:
         outcome = 'nothing to save'
     elif save(run, flags, console):
@@ -182,8 +184,8 @@ def end_early(run, first, flags, console):
 def main(argv=None, signals=()):
     """Train as the command line says.
 
-    signals  those that ask the run to stop after an iteration. The script has SIGNALS here; in a program that imports
-             it, or a notebook, signals mean what they mean there, and Ctrl-C is a KeyboardInterrupt.
+    signals  those that ask the run to stop after the current iteration: SIGNALS in the script. None by default, so that
+             a program that imports it, or a notebook, keeps its own; there Ctrl-C is a KeyboardInterrupt.
 
     Returns the exit status; raises SystemExit with one line about what is wrong.
     """
@@ -263,7 +265,7 @@ def save(run, flags, console):
 
 
 def keep_longer_run(path, iteration):
-    """Rename the file at `path`, unless it is a run of at most so many iterations. Returns the new name, or None."""
+    """Move a file aside if it is no saved run, or a longer one than `iteration`. Returns its new name, or None."""
     try:
         if load_params(path)[1]['iteration'] <= iteration:
             return None
@@ -314,7 +316,7 @@ def check_run(run):
 
 
 def check_model_path(path):
-    """Try, without touching the file at `path`, whether a model can be saved there. Raises OSError or ValueError."""
+    """Check that a model can be saved at `path`, without touching what is there. Raises OSError or ValueError."""
     if os.path.isfile(path) and os.path.samefile(path, cnn_lenet.MNIST_FILE):
         raise ValueError(f'{path}: this is the MNIST data file; choose another for the model')
     if not os.path.isfile(path) and (os.path.exists(path) or not os.path.basename(path)):
@@ -332,8 +334,8 @@ def check_model_path(path):
 # Saved models (section 7)
 # ---------------------------------------------------------------------------------------------------------------
 
-# A MAT-file begins with 116 bytes of free text, which MATLAB, Octave and scipy skip. Ours ends in the digest of all
-# that follows it.
+# A MAT-file begins with 116 bytes of free text, which MATLAB, Octave and scipy skip. Ours ends in the SHA-256
+# checksum of all that follows it.
 HEADER = b'MATLAB 5.0 MAT-file, LeNet, sha256 '
 
 # What a file that is no MAT-file begins with, and what it is.
@@ -361,7 +363,7 @@ def save_params(path, params, **extra):
     variables = {name: _to_mat(value) for name, value in {'params': params, **extra}.items()}
     scipy.io.savemat(buffer, variables, oned_as='column', long_field_names=True)
     content = buffer.getvalue()[116:]
-    write_whole(path, (HEADER + _digest(content)).ljust(116) + content)
+    write_whole(path, (HEADER + _checksum(content)).ljust(116) + content)
 
 
 def load_params(path):
@@ -371,13 +373,13 @@ def load_params(path):
            numbers; True and False as 1 and 0, float16 as float64.
 
     Nothing in the file is executed. Raises FileNotFoundError if there is no such file, OSError if it cannot be read,
-    ValueError if it is damaged or holds no parameters. (A damaged file that does not begin with the header of
-    `save_params` carries no digest; of such files some crash scipy's reader.)
+    ValueError if it is damaged or holds no parameters. (Files without our header have no checksum, and a damaged one
+    may crash scipy's reader.)
     """
     with open(path, 'rb') as file:
         content = file.read()
     # Before anything in the file is parsed, since some damaged files end the whole process in scipy's reader.
-    if content.startswith(HEADER) and not content.startswith(HEADER + _digest(content[116:])):
+    if content.startswith(HEADER) and not content.startswith(HEADER + _checksum(content[116:])):
         raise ValueError(f'{path}: damaged or cut short; its {len(content)} bytes do not match their checksum')
     for start, kind in FOREIGN.items():
         if content.startswith(start):
@@ -393,7 +395,7 @@ def load_params(path):
                          f'{type(error).__name__}: {error}') from None
 
 
-def _digest(content):
+def _checksum(content):
     return hashlib.sha256(content).hexdigest().encode()
 
 
@@ -469,7 +471,7 @@ def get_flags(argv):
     Raises SystemExit for a wrong flag, OSError or ValueError for a model that can't be resumed.
     """
     parser = get_parser()
-    given = vars(parser.parse_args(argv))               # nothing but what the command line says
+    given = vars(parser.parse_args(argv))               # of the recipe, only what the command line says
     recipe, run = recipe_flags(), None
     if given['resume']:
         recipe, run = load_run(given['model'])
@@ -490,7 +492,7 @@ def get_flags(argv):
 
 
 def get_parser():
-    """The flags. The defaults of those that belong to the recipe stand at the head of this file, and are not set."""
+    """The flags. Those of the recipe have no default here, so that `get_flags` can tell which were given."""
     defaults = recipe_flags()
     parser = argparse.ArgumentParser(
         prog='testLeNet.py', description='Train LeNet on MNIST with the recipe of CMU 10-601 homework 7.')
@@ -616,6 +618,6 @@ class Console:
 
 if __name__ == '__main__':
     try:
-        sys.exit(main(signals=() if 'IPython' in sys.modules else SIGNALS))
+        sys.exit(main(signals=() if 'IPython' in sys.modules else SIGNALS))    # under %run, signals are the notebook's
     except KeyboardInterrupt:                           # before the training, when there is nothing that could be saved
         sys.exit(130)
