@@ -17,11 +17,13 @@ import contextlib
 import csv
 import fcntl
 import functools
+import io
 import json
 import os
 import secrets
 import shutil
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
@@ -90,7 +92,7 @@ def grade_one(flags, seed):
     if flags.verbose:
         name_missing(result.missing)
     if flags.gradescope:
-        Path(flags.gradescope).write_text(gradescope_results(result, seed), encoding='utf-8')
+        write_whole(flags.gradescope, gradescope_results(result, seed))
     print(report(result, seed), flush=True)
     if flags.autolab:
         scores = {question: score for question, (score, _) in result.scores.items()}
@@ -209,12 +211,24 @@ def read_table(path):
 
 
 def rewrite(path, rows):
-    """Replace a table as a whole, where a link leads to it."""
+    """Replace a table as a whole."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows([HEAD, *rows.values()])
+    write_whole(path, text.getvalue())
+
+
+def write_whole(path, text):
+    """Put a file in the place of what is there, where a link leads to it: also of a pipe, which a submission may have
+    left and which nobody reads. A device is written to."""
     path = os.path.realpath(path)
-    with open(f'{path}.new', 'w', newline='', encoding='utf-8', errors='surrogateescape') as file:
-        csv.writer(file, lineterminator='\n').writerows([HEAD, *rows.values()])
-    shutil.copymode(path, f'{path}.new')
-    os.replace(f'{path}.new', path)
+    device = os.path.exists(path) and stat.S_ISCHR(os.stat(path).st_mode)
+    new = path if device else f'{path}.{secrets.token_hex(8)}'
+    with open(new, 'w' if device else 'x', newline='', encoding='utf-8', errors='surrogateescape') as file:
+        file.write(text)
+    if not device:
+        if os.path.isfile(path):
+            shutil.copymode(path, new)
+        os.replace(new, path)
 
 
 # ---------------------------------------------------------------------------------------------------------------
