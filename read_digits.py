@@ -97,9 +97,9 @@ class DrawingWindow:
     params, layers  a network on MNIST
     images          (784, n) images whose maps set the colour scales, which then stay the same
 
-    The mouse's way is kept as points. A toolkit that is kept busy remembers only the last place of the mouse, so that
-    a curve becomes a polygon; hence a move of the mouse adds a point and nothing else, and a timer redraws the window,
-    one part at a time.
+    Every point that the mouse reports is kept. While a program is busy, toolkits keep only the mouse's latest position,
+    which turns a curve into a polygon. So a move of the mouse adds a point and does nothing else, and a timer redraws
+    the window, part by part, at most 30 times a second.
     """
 
     @matplotlib.rc_context(STYLE)
@@ -117,13 +117,14 @@ class DrawingWindow:
         rows = [['words', 'clear'], ['field', 'image'], *([i, 'probabilities'] for i in maps or ['field'])]
         figure.set_size_inches(9.8, 6.6)                 # a screen of 768 lines has room for it
         figure.set_layout_engine('constrained', rect=(0.02, 0.01, 0.96, 0.98))
-        axes = figure.subplot_mosaic(rows, width_ratios=(7, 2.5), height_ratios=[0.5, 2] + (len(rows) - 2) * [2])
+        axes = figure.subplot_mosaic(rows, width_ratios=(7, 2.5), height_ratios=[0.5] + [2] * (len(rows) - 1))
         axes['words'].set_axis_off()
         self.words = axes['words'].text(0, 0.95, '', va='top', fontsize=15, in_layout=False)
         self.note = axes['words'].text(0, 0.05, '', va='bottom', in_layout=False)
         self.field = axes['field']
-        self.field.set(xlim=(0, 3.5), ylim=(1, 0), aspect='equal', anchor='W', facecolor='black', xticks=[], yticks=[],
+        self.field.set(xlim=(0, 3.7), ylim=(1, 0), aspect='equal', anchor='W', facecolor='black', xticks=[], yticks=[],
                        title='draw a digit here, or several side by side (c clear, u undo, s save, q quit)')
+        self.field.spines[:].set_visible(False)
         self.ink, = self.field.plot([], [], color='white', solid_capstyle='round', solid_joinstyle='round')
         self.image = draw_image(axes['image'], np.zeros((28, 28)), 'what the net gets, 28 x 28')
         self.bars = draw_probabilities(axes['probabilities'], np.zeros(10))
@@ -134,17 +135,23 @@ class DrawingWindow:
 
         self.moving = {self.field: [self.ink], axes['words']: [self.words, self.note], axes['image']: [self.image],
                        axes['probabilities']: self.bars, **{image.axes: [image] for image in self.maps.values()}}
-        for artist in sum(map(list, self.moving.values()), []):
+        for artist in itertools.chain(*self.moving.values()):
             artist.set_animated(True)                    # so that drawing the window leaves it out
+        self.connect()
+        self.read()
+
+    def connect(self):
+        canvas = self.figure.canvas
         for name, method in (('button_press_event', self.on_press), ('motion_notify_event', self.on_move),
                              ('button_release_event', self.on_release), ('key_press_event', self.on_key),
-                             ('draw_event', self.on_draw)):
-            figure.canvas.mpl_connect(name, method)
-        self.timer = figure.canvas.new_timer(interval=30)
+                             ('draw_event', self.on_draw), ('close_event', self.on_close)):
+            canvas.mpl_connect(name, method)
+        self.timer = canvas.new_timer(interval=30)       # milliseconds
         self.timer.add_callback(self.on_timer)
         self.timer.start()
-        figure.canvas.mpl_connect('close_event', lambda event: self.timer.stop())
-        self.read()
+
+    def on_close(self, event):
+        self.timer.stop()
 
     def on_press(self, event):
         if event.inaxes is self.field and event.button == MouseButton.LEFT:
@@ -191,13 +198,13 @@ class DrawingWindow:
         if self.changed:
             points = [point for stroke in self.strokes for point in (*stroke, (np.nan, np.nan))]
             self.ink.set_data(*np.reshape(points, (-1, 2)).T)
-            self.redraw(self.field)
+            self.show(self.field)
         if self.drawing and begin < self.pause:
             return
         if self.changed and not self.waiting:
             self.read()
         while self.waiting:
-            self.redraw(self.waiting.pop(0))
+            self.show(self.waiting.pop(0))
             if time.perf_counter() - begin > 0.01:
                 break
         end = time.perf_counter()
@@ -235,15 +242,21 @@ class DrawingWindow:
             self.ink.set_linewidth(PEN_WIDTH * self.field.bbox.height * 72 / self.figure.dpi)
             self.backgrounds = {ax: canvas.copy_from_bbox(ax.bbox.padded(2)) for ax in self.moving}
             for ax in self.moving:
-                self.redraw(ax)
+                self.draw_moving(ax)
 
-    def redraw(self, ax):
-        """Redraw what moves in an axes."""
+    def draw_moving(self, ax):
+        for artist in self.moving[ax]:
+            ax.draw_artist(artist)
+
+    def show(self, ax):
+        """Redraw what moves in an axes, and nothing else."""
+        canvas = self.figure.canvas
         if ax in self.backgrounds:
-            self.figure.canvas.restore_region(self.backgrounds[ax])
-            for artist in self.moving[ax]:
-                ax.draw_artist(artist)
-            self.figure.canvas.blit(ax.bbox.padded(2))
+            canvas.restore_region(self.backgrounds[ax])
+            self.draw_moving(ax)
+            canvas.blit(ax.bbox.padded(2))
+            if hasattr(canvas, 'queue_draw'):            # matplotlib's blit does nothing in GTK 4
+                canvas.queue_draw()
 
 
 def split_digits(strokes):
@@ -281,8 +294,8 @@ def draw_strokes(strokes):
     blank = np.ones((20 * FINE, 20 * FINE), bool)
     for stroke in strokes:
         stroke = FINE * ((20 - 2 * PEN_RADIUS) / side * (stroke - points.min(axis=0)) + PEN_RADIUS)
-        way = np.insert(np.cumsum(np.hypot(*np.diff(stroke, axis=0).T)), 0, 0)       # along the stroke
-        x, y = (np.interp(np.arange(0, way[-1] + 0.5, 0.5), way, column) for column in stroke.T)
+        length = np.insert(np.cumsum(np.hypot(*np.diff(stroke, axis=0).T)), 0, 0)    # of the stroke up to each point
+        x, y = (np.interp(np.arange(0, length[-1] + 0.5, 0.5), length, column) for column in stroke.T)
         blank[y.astype(int), x.astype(int)] = False
     return np.clip(FINE * PEN_RADIUS + 0.5 - ndimage.distance_transform_edt(blank), 0, 1)
 

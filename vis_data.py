@@ -23,8 +23,8 @@ import sys
 import testLeNet  # which sets up BLAS, and so comes before NumPy
 
 if __name__ == '__main__':
-    if '--show' not in sys.argv:
-        os.environ['MPLBACKEND'] = 'agg'       # pictures need no toolkit, and a notebook's may not be there
+    if '--show' not in sys.argv and 'IPython' not in sys.modules:
+        os.environ['MPLBACKEND'] = 'agg'       # pictures need no toolkit; a notebook shows them
     try:
         import matplotlib
     except ValueError as error:                # MPLBACKEND names no backend
