@@ -1,5 +1,6 @@
 """Read handwritten digits with a saved model.
 
+    python read_digits.py photo.jpg     read a photo: print its digits, and write photo-read.png
     python read_digits.py --draw        draw digits with the mouse and watch the net read them
     python read_digits.py --help        all flags
 
@@ -7,6 +8,7 @@ The model is lenet.mat, which python testLeNet.py makes; --model PATH takes anot
 """
 
 import argparse
+import collections
 import itertools
 import os
 import sys
@@ -24,11 +26,15 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot
 from matplotlib.backend_bases import MouseButton
+from matplotlib.patches import Rectangle
 from matplotlib.widgets import Button
+from PIL import Image, ImageOps
 from scipy import ndimage
 
 from cnn_lenet import forward, load_mnist, predict
 from vis_data import (
+    BLUE,
+    ORANGE,
     STYLE,
     check_display,
     count_maps,
@@ -57,16 +63,15 @@ def to_mnist(canvas):
     Returns (28, 28) pixels in 0..1. The drawing's bounding box is scaled to fit 20 x 20, with its proportions; every
     pixel is the mean of the area that it covers, which makes the edges grey; then the whole is moved so that its
     centre of mass comes to the middle of the image, by whole pixels. An empty canvas gives an empty image.
+    Strokes far thinner or thicker than any of MNIST are first brought to a usual width.
     Source: LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, 1998,
     section III A, and the MNIST page. The middle is pixel (14, 14): so it is in all of MNIST, half a pixel at most off.
     """
     image = np.zeros((28, 28), np.float32)
-    rows, columns = np.flatnonzero(canvas.any(axis=1)), np.flatnonzero(canvas.any(axis=0))
-    if not len(rows):
+    if not canvas.any():
         return image
-    box = canvas[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
-    h, w = (max(1, round(20 * side / max(box.shape))) for side in box.shape)
-    digit = _area_means(box.shape[0], h) @ box @ _area_means(box.shape[1], w).T
+    digit = _scaled(with_usual_strokes(ink_box(canvas)), 20)
+    h, w = digit.shape
     top = 14 - np.average(np.arange(h), weights=digit.sum(axis=1))
     left = 14 - np.average(np.arange(w), weights=digit.sum(axis=0))
     top, left = np.clip(round(top), 0, 28 - h), np.clip(round(left), 0, 28 - w)
@@ -74,11 +79,378 @@ def to_mnist(canvas):
     return image
 
 
+def with_usual_strokes(box):
+    """The ink (h, w) of a digit; if its strokes are unlike MNIST's, with others around the same middle.
+
+    On digits 20 pixels long, MNIST's strokes are 2.4 pixels wide, and 99 of 100 digits have 1.3 to 4.5.
+    """
+    width = stroke_width(box) * 20 / max(box.shape)
+    if 1.3 <= width <= 4.5:
+        return box
+    inked = np.pad(_scaled(box, 120) > 0.5, 12)                     # six pixels are one of MNIST's
+    if not inked.any():
+        return box
+    outside = ndimage.distance_transform_edt(~inked) - ndimage.distance_transform_edt(inked)
+    wanted = 6 * (2.2 if width < 1.3 else 3)
+    return ink_box(np.clip(0.5 + (wanted - stroke_width(inked)) / 2 - outside, 0, 1))
+
+
+def stroke_width(ink):
+    """How wide the strokes of ink (h, w) in 0..1 are, in pixels: twice the area over the length of the outline."""
+    return 2 * ink.sum() / max(_outline(np.pad(ink, 1)).sum(), 1e-9)
+
+
+def _outline(ink):
+    """(h, w): the size of the gradient of ink (h, w), whose sum is the length of the outline."""
+    ink = np.asarray(ink, np.float32)
+    return np.hypot(np.diff(ink, axis=0, append=0), np.diff(ink, axis=1, append=0))
+
+
+def ink_box(canvas):
+    """The part of a canvas (h, w) within the bounding box of its ink."""
+    rows, columns = np.flatnonzero(canvas.any(axis=1)), np.flatnonzero(canvas.any(axis=0))
+    return canvas[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1] if len(rows) else canvas[:0, :0]
+
+
+def _scaled(box, longest):
+    """Scale an image (h, w) so that its longer side has so many pixels, each the mean of the area that it covers."""
+    h, w = (max(1, round(longest * side / max(box.shape))) for side in box.shape)
+    return _area_means(box.shape[0], h) @ box @ _area_means(box.shape[1], w).T
+
+
 def _area_means(n, m):
     """The matrix (m, n) that scales n pixels to m: row i holds how much of new pixel i each old one covers."""
     edges = np.linspace(0, n, m + 1)
     before = np.clip(edges[:, None] - np.arange(n), 0, 1)          # how much of each old pixel is before each edge
     return np.diff(before, axis=0) * m / n
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Photos
+# ---------------------------------------------------------------------------------------------------------------
+
+LONGEST_SIDE = 2000      # of the copy of a photo that is read, in pixels: a digit 1 % as high as the photo has 15 to 20
+
+EIGHT = np.ones((3, 3))    # pixels are neighbours along the diagonal, too
+
+# box: (top, bottom, left, right) in pixels of the photo; image: (28, 28) as the net got it; probabilities: (10,)
+Digit = collections.namedtuple('Digit', 'box image probabilities')
+
+
+def load_photo(path):
+    """Read a picture file: (h, w, 3) float32 in 0..1, upright, and no side longer than LONGEST_SIDE.
+
+    Raises OSError or ValueError if it can't be read. What is transparent becomes the paper: white, or black beneath
+    light ink.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.draft(None, (LONGEST_SIDE, LONGEST_SIDE))       # a large JPEG is decoded at half its size: faster
+            picture = ImageOps.exif_transpose(picture)
+            picture = picture.convert('F' if picture.mode.startswith(('I', 'F')) else 'RGBA')
+            picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f'{path}: not a picture that can be read ({error})') from None
+    if picture.mode == 'F':                                         # 16 bit
+        grey = np.asarray(picture)
+        return np.repeat(grey[..., None] / max(grey.max(), 1e-9), 3, axis=2)
+    pixels = np.asarray(picture, np.float32) / 255
+    colour, alpha = pixels[..., :3], pixels[..., 3:]
+    white = np.average(colour.mean(axis=2), weights=alpha[..., 0] + 1e-9) < 0.5 or alpha.min() == 1
+    return colour * alpha + (1 - alpha) * white
+
+
+def is_light_on_dark(photo):
+    """Ink covers less than paper does: is the tail of the differences from the mean around a pixel the light one?"""
+    grey = photo[::2, ::2].mean(axis=2)
+    return ((grey - ndimage.uniform_filter(grey, min(grey.shape) // 4)) ** 3).sum() > 0
+
+
+def darkness(photo, size, blur):
+    """How much darker every pixel is than the paper beneath: (h, w), 0 for paper, 1 for black on white.
+
+    size   of a square, in pixels, that no stroke of the pen covers
+    blur   standard deviation of a Gaussian that the photo is blurred with against noise, in pixels
+
+    Paper is what a closing leaves: the brightness of the darkest square that fits around the pixel. So strokes vanish,
+    while the edge of a shadow stays as sharp as it is. What lies outside of the photo counts as dark, so that a dark
+    table that shows around the paper is paper too. The quotient with the paper takes out light and shadow. The three
+    colours are weighted by how much ink differs from paper in each, which for red ink are green and blue.
+    """
+    photo = ndimage.gaussian_filter(photo, (blur, blur, 0), truncate=3)
+    padded = np.pad(photo, ((size, size), (size, size), (0, 0)))
+    paper = ndimage.grey_closing(padded, (size, size, 1))[size:-size, size:-size]
+    bright = np.percentile(paper[::4, ::4], 95, axis=(0, 1))
+    dark = (paper - photo) / np.maximum(paper, np.maximum(bright / 4, 1e-3))      # noise in what is black stays small
+    weights = np.tensordot(dark.sum(axis=2) ** 3, dark, 2)
+    return dark @ (weights / max(weights.sum(), 1e-9))
+
+
+def find_strokes(photo, size, blur):
+    """Ink, and its connected parts: (dark, labels, width).
+
+    size, blur  as in `darkness`
+
+    Returns the darkness (h, w) less that of bare paper, the number of the part that each pixel is in (h, w), 0 for
+    none, and how wide strokes are, in pixels. Ink is what stands out from noise and is at least a third as dark as
+    the ink of this photo is on average; a part of it must have a core of twice that. Parts that touch the photo's edge
+    do not belong to a whole digit.
+    """
+    dark = darkness(photo, size, blur)
+    sample = dark[::3, ::3]
+    dark = dark - np.median(sample)
+    noise = 1.4826 * np.median(abs(sample - np.median(sample)))
+    ink = dark[dark > max(5 * noise, 0.04)]
+    level = np.sum(ink ** 3) / max(np.sum(ink ** 2), 1e-9)            # mean weighted towards the dark
+    low, high = max(4 * noise, 0.35 * level, 0.03), max(7 * noise, 0.6 * level, 0.05)
+    dark = erase_lines(dark, low)
+
+    labels, num = ndimage.label(dark > low, EIGHT)
+    keep = ndimage.maximum(dark, labels, np.arange(num + 1)) > high
+    keep[np.concatenate([[0], labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = False
+    labels = (np.cumsum(keep) * keep)[labels]
+    num = labels.max()
+    if not num:
+        return dark, labels, 0
+    # Twice the area over the outline is the width of a stroke. The median over all parts, weighted by outlines.
+    area = ndimage.sum_labels(labels > 0, labels, np.arange(1, num + 1))
+    outline = ndimage.sum_labels(_outline(labels > 0), ndimage.maximum_filter(labels, 3), np.arange(1, num + 1))
+    return dark, labels, weighted_median(2 * area / outline, outline * (area > 5))
+
+
+def weighted_median(values, weights):
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return values[order][np.searchsorted(total, total[-1] / 2)]
+
+
+def find_ink(photo):
+    """The ink of a whole photo, dark on light: (dark, labels, width) as of `find_strokes`.
+
+    The square that estimates the paper must be larger than strokes are wide, but no larger than needed, for the
+    corners of shadows are taken for ink where it does not fit in. It starts at a quarter of a small copy's height and
+    shrinks to what the strokes that are found ask for.
+    """
+    factor = -(-max(photo.shape) // 800)
+    h, w = (side // factor for side in photo.shape[:2])
+    small = photo[:h * factor, :w * factor].reshape(h, factor, w, factor, 3).mean(axis=(1, 3))
+    size = 2 * min(h, w)
+    smaller = min(h, w) // 4
+    while smaller < 0.85 * size:
+        size = smaller
+        _, _, width = find_strokes(small, size | 1, 1)
+        smaller = max(9, int(3.5 * width))
+    width *= factor
+    return find_strokes(photo, int(3.5 * width) + 4 | 1, np.clip(width / 6, 0.5, 3))
+
+
+def erase_lines(dark, low):
+    """Darkness (h, w) without the lines of ruled or squared paper; `low` is the least that counts as ink.
+
+    A line is thin and straight over forty times its width, which no stroke of a digit is, or across the whole photo;
+    it may slope by 7 degrees. What crosses it, and so is thicker than it there, stays.
+    """
+    mask = dark > low
+    longest = max((piece.stop - piece.start for part in ndimage.find_objects(ndimage.label(mask, EIGHT)[0])
+                   for piece in part), default=0)
+    if longest < 0.4 * min(dark.shape):
+        return dark
+    width = stroke_width(mask)
+    without_rows = _erase_rows(dark, low, width)
+    return _erase_rows(without_rows.T, low, width).T
+
+
+def _erase_rows(dark, low, width):
+    step = int(np.clip(width / 2, 1, 4))
+    h, w = (side // step for side in dark.shape)
+    mask = (dark[:h * step, :w * step] > low).reshape(h, step, w, step).any(axis=(1, 3))
+    length = int(min(40 * width, dark.shape[1])) // step
+    lines = np.zeros(dark.shape, bool)
+    rows, columns = np.arange(h)[:, None], np.arange(w)
+    for slope in np.arange(-0.12, 0.12, 2 / length):
+        sloped = (rows + np.round(slope * columns).astype(int)) % h         # row r of mask[sloped, columns] slopes
+        share = ndimage.uniform_filter1d(mask[sloped, columns].astype(np.float32), length, mode='constant')
+        inked = ndimage.maximum_filter1d(share > 0.9, length)
+        for i in range(step * step):
+            lines[sloped * step + i // step, columns * step + i % step] |= inked
+    lines = ndimage.maximum_filter1d(lines, 2 * step + 1, axis=0)
+    thicker = ndimage.grey_opening(dark, (int(1.5 * width) + 2, 1))
+    return np.where(lines, np.minimum(dark, thicker), dark)
+
+
+def join_parts(labels, width):
+    """Which parts make a digit: (groups, height), a list of lists of labels, and how high digits are, in pixels.
+
+    labels, width  as of `find_strokes`
+
+    Specks and what is far larger than the other parts are dropped. A part less than half as high as digits are belongs
+    to the nearest large one, if that is near: so does the loose bar of a 5.
+    """
+    boxes = [(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in ndimage.find_objects(labels)]
+    if not boxes:
+        return [], 0
+    top, bottom, left, right = np.array(boxes).T
+    h, w = bottom - top, right - left
+    area = np.bincount(labels.ravel())[1:]
+    height = weighted_median(h, area)
+    fits = (area > width ** 2) & (np.maximum(h, w) > max(2 * width, 0.15 * height)) & (h < 3 * height)
+    fits &= (w < 6 * height) & ((w < 3 * height) | (h > 0.4 * height))
+    large = fits & (h >= 0.5 * height)
+    groups = {i: [i + 1] for i in np.flatnonzero(large)}
+    near = int(0.2 * height) + 1
+    for i in np.flatnonzero(fits & ~large):
+        window = labels[max(0, top[i] - near):bottom[i] + near, max(0, left[i] - near):right[i] + near]
+        neighbours = np.append(False, large)[window]
+        if neighbours.any():
+            distance, place = ndimage.distance_transform_edt(~neighbours, return_indices=True)
+            distance[window != i + 1] = np.inf
+            closest = np.unravel_index(distance.argmin(), distance.shape)
+            j = window[tuple(place[:, closest[0], closest[1]])] - 1
+            together = max(bottom[i], bottom[j]) - min(top[i], top[j])
+            if distance[closest] <= near and together < 1.4 * max(height, h[j]):
+                groups[j].append(i + 1)
+                continue
+        if h[i] >= 0.4 * height:
+            groups[i] = [i + 1]
+    return list(groups.values()), height
+
+
+def cut_out(dark, labels, group):
+    """The ink of a group of parts: (canvas, top, left), the canvas in 0..1 and where it lies in the photo.
+
+    Ink as dark as most of the digit is 1, so that a faint pencil counts as much as a marker.
+    """
+    slices = ndimage.find_objects(labels)
+    top, left = (max(0, min(slices[i - 1][axis].start for i in group) - 1) for axis in (0, 1))
+    bottom, right = (max(slices[i - 1][axis].stop for i in group) + 1 for axis in (0, 1))
+    part, ink = np.isin(labels[top:bottom, left:right], group), dark[top:bottom, left:right]
+    canvas = np.clip(ink / np.percentile(ink[part], 75), 0, 1) * ndimage.binary_dilation(part, EIGHT)
+    return np.where(canvas > 0.15, canvas, 0), top, left
+
+
+def read_images(images, params, layers):
+    """Probabilities (n, 10) of the classes for a list of n images (28, 28)."""
+    return predict(params, layers, np.reshape(images, (-1, 784)).T).T
+
+
+def split(canvas, height, params, layers):
+    """Cut digits that touch: a list of canvases of the same shape, each with the ink of one digit.
+
+    canvas  (h, w) ink in 0..1
+    height  of the photo's digits, in pixels
+
+    A canvas that is wide, or that the net does not know, is cut along a straight line, upright or slanted, through no
+    more ink than a stroke is wide. Of all such cuts the one is taken whose worse half the net is surest of, if it is
+    surer of it than of the whole; halves may be cut again.
+    """
+    h, w = ink_box(canvas).shape
+    if w < 0.6 * h:
+        return [canvas]
+    wide = w > 1.3 * max(h, height)
+    whole = read_images([to_mnist(canvas)], params, layers).max()
+    if whole > 0.8 and not wide:
+        return [canvas]
+    halves = [half for left in cuts(canvas) for half in (canvas * left, canvas * ~left)]
+    if not halves:
+        return [canvas]
+    sure = read_images(list(map(to_mnist, halves)), params, layers).max(axis=1).reshape(-1, 2).min(axis=1)
+    best = int(sure.argmax())
+    if sure[best] < (0.5 if wide else min(0.9, whole + 0.2)):
+        return [canvas]
+    return [part for half in halves[2 * best:2 * best + 2] for part in split(half, height, params, layers)]
+
+
+def cuts(canvas):
+    """Masks (h, w) of what is left of a possible cut, at most eight, those through the least ink first."""
+    h, w = canvas.shape
+    found = []
+    for slant in (-0.5, -0.25, 0, 0.25, 0.5):
+        line = np.arange(w) + np.round((np.arange(h)[:, None] - h / 2) * slant).astype(int)      # each pixel's line
+        ink = np.bincount(np.clip(line, 0, w - 1).ravel(), canvas.ravel(), w)
+        ink = ndimage.uniform_filter1d(ink, 3)
+        thinnest = (ink == ndimage.minimum_filter1d(ink, max(3, w // 8))) & (ink < 1.6 * stroke_width(canvas))
+        for x in np.flatnonzero(thinnest):
+            left = line < x
+            if min(ink_box(canvas * half).shape[0] for half in (left, ~left)) > 0.6 * ink_box(canvas).shape[0]:
+                found.append((ink[x], left))
+    return [left for _, left in sorted(found, key=lambda cut: cut[0])[:8]]
+
+
+def find_lines(boxes, height):
+    """Lines of writing, from top to bottom: lists of indices into boxes (n, 4), each from left to right.
+
+    All lines are taken to slope the same way: by what brings the most digits to the same heights. From one digit to
+    the next, a line may still rise or fall by two thirds of a digit's height.
+    """
+    y, x = boxes[:, :2].mean(axis=1), boxes[:, 2:].mean(axis=1)
+
+    def agreement(slope):
+        level = y - slope * x
+        return np.exp(-((level[:, None] - level) / (0.4 * height)) ** 2).sum() - abs(slope)
+    level = y - max(np.linspace(-0.3, 0.3, 61), key=agreement) * x
+    lines = []
+    for i in np.argsort(x):
+        nearest = min(lines, key=lambda line: abs(level[line[-1]] - level[i]), default=[])
+        if nearest and abs(level[nearest[-1]] - level[i]) < 0.67 * height:
+            nearest.append(i)
+        else:
+            lines.append([i])
+    return sorted(lines, key=lambda line: np.mean(level[line]))
+
+
+def read_photo(photo, params, layers):
+    """Find and read the digits of a photo (h, w, 3) in 0..1: a list of lines of writing, each a list of Digit."""
+    dark, labels, width = find_ink(1 - photo if is_light_on_dark(photo) else photo)
+    groups, height = join_parts(labels, width)
+    images, boxes = [], []
+    for group in groups:
+        whole, top, left = cut_out(dark, labels, group)
+        for canvas in split(whole, height, params, layers):
+            rows, columns = (np.flatnonzero(canvas.any(axis=axis)) for axis in (1, 0))
+            boxes.append((top + rows[0], top + rows[-1] + 1, left + columns[0], left + columns[-1] + 1))
+            images.append(to_mnist(canvas))
+    if not boxes:
+        return []
+    digits = list(map(Digit, boxes, images, read_images(images, params, layers)))
+    return [[digits[i] for i in line] for line in find_lines(np.array(boxes), height)]
+
+
+def character(digit):
+    """The class that the net finds most probable; `?` if the probability is below 0.5."""
+    return str(digit.probabilities.argmax()) if digit.probabilities.max() >= 0.5 else '?'
+
+
+@matplotlib.rc_context(STYLE)
+def draw_reading(photo, lines):
+    """Show what was read where: a Figure of the photo (h, w, 3) in 0..1 and, below it, what the net was given.
+
+    lines  as `read_photo` returns them
+    """
+    rows, columns = len(lines), max(10, *map(len, lines))
+    sheet = np.ones((36 * rows, 30 * columns))                        # a place of 36 x 30 pixels for each image
+    height = 10 * photo.shape[0] / photo.shape[1], 10 * sheet.shape[0] / sheet.shape[1]
+    figure = pyplot.figure(figsize=(10, sum(height) + 0.6), layout='constrained')
+    upper, lower = figure.subplots(2, 1, height_ratios=height)
+    upper.imshow(photo)
+    for row, line in enumerate(lines):
+        for column, digit in enumerate(line):
+            p, text = digit.probabilities.max(), character(digit)
+            colour = BLUE if p >= 0.9 else ORANGE if p >= 0.5 else 'black'
+            top, bottom, left, right = digit.box
+            upper.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, linewidth=1.5))
+            upper.text(left, top, text, color=colour, va='bottom', weight='bold',
+                       bbox={'facecolor': 'white', 'alpha': 0.7, 'pad': 0.5, 'linewidth': 0})
+            sheet[36 * row:36 * row + 28, 30 * column:30 * column + 28] = digit.image
+            lower.text(30 * column + 14, 36 * row + 28, text, color=colour, ha='center', va='top',
+                       fontsize=min(12, 160 / columns))
+    lower.imshow(sheet, cmap='gray', vmin=0, vmax=1)
+    upper.set_title('probability: blue at least 0.9, orange at least 0.5, black less')
+    lower.set_title('what the net was given, 28 x 28 pixels each')
+    for ax in (upper, lower):
+        ax.set_axis_off()
+    return figure
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -315,19 +687,54 @@ def open_drawing_window(params, layers, images):
 
 
 def main(argv=None):
-    """Open the window to draw in."""
-    flags = get_parser().parse_args(argv)
+    """Read photos, or open the window to draw in."""
+    parser = get_parser()
+    flags = parser.parse_args(argv)
+    if flags.draw == bool(flags.photos):
+        parser.error('expected either photos to read or --draw')
     with errors_in_one_line('read_digits.py'):
-        check_display('--draw')
         params, layers, _ = load_model(flags.model)
+        if flags.draw or flags.show:
+            check_display('--draw' if flags.draw else '--show')
+        else:
+            pyplot.switch_backend('agg')                           # which needs no display
+    if flags.draw:
         *_, images, _ = load_mnist(False, np.float32, np.random.RandomState(testLeNet.seed))
-    open_drawing_window(params, layers, images[:, :100])
+        open_drawing_window(params, layers, images[:, :100])
+    elif not all([print_reading(path, params, layers, flags.show) for path in flags.photos]):
+        sys.exit(1)
+    elif flags.show:
+        pyplot.show()
+
+
+def print_reading(path, params, layers, show):
+    """Print the digits of a photo and write the picture of its reading. Returns whether this worked; if not, an
+    error is printed, and the next photo can be read."""
+    try:
+        photo = load_photo(path)
+        lines = read_photo(photo, params, layers)
+        if not lines:
+            raise ValueError(f'{path}: no digits found; expected ink on paper, no digit touching the edge of the photo')
+        for line in lines:
+            print(''.join(map(character, line)), flush=True)
+        figure = draw_reading(photo, lines)
+        save_figure(f'{os.path.splitext(path)[0]}-read.png', figure)
+        if not show:
+            pyplot.close(figure)
+    except (OSError, ValueError) as error:
+        print(f'read_digits.py: error: {testLeNet.one_line(error)}', file=sys.stderr)
+        return False
+    return True
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(prog='read_digits.py', description='Read handwritten digits with a saved model.')
-    parser.add_argument('--draw', action='store_true', required=True,
-                        help='draw digits with the mouse and watch the net read them')
+    parser = argparse.ArgumentParser(
+        prog='read_digits.py', description='Read handwritten digits with a saved model.',
+        epilog='The digits of a photo go to standard output, a line for each line of writing; ? is a digit whose best '
+               'probability is below 0.5. Beside photo.jpg, photo-read.png shows what was read where.')
+    parser.add_argument('photos', metavar='photo', nargs='*', help='a picture of digits on paper: JPEG, PNG and others')
+    parser.add_argument('--draw', action='store_true', help='draw digits with the mouse and watch the net read them')
+    parser.add_argument('--show', action='store_true', help='also show what was read where in a window')
     parser.add_argument('--model', metavar='PATH', default='lenet.mat',
                         help='the model that python testLeNet.py saved (default: lenet.mat)')
     return parser
