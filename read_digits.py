@@ -97,10 +97,10 @@ def with_usual_strokes(box):
 
 def stroke_width(ink):
     """How wide the strokes of ink (h, w) in 0..1 are, in pixels: twice the area over the length of the outline."""
-    return 2 * ink.sum() / max(_outline(np.pad(ink, 1)).sum(), 1e-9)
+    return 2 * ink.sum() / max(outlines(np.pad(ink, 1)).sum(), 1e-9)
 
 
-def _outline(ink):
+def outlines(ink):
     """(h, w): the size of the gradient of ink (h, w), whose sum is the length of the outline."""
     ink = np.asarray(ink, np.float32)
     return np.hypot(np.diff(ink, axis=0, append=0), np.diff(ink, axis=1, append=0))
@@ -129,7 +129,7 @@ def _area_means(n, m):
 # Photos
 # ---------------------------------------------------------------------------------------------------------------
 
-LONGEST_SIDE = 2000      # of the copy of a photo that is read, in pixels: a digit 1 % as high as the photo has 15 to 20
+LONGEST_SIDE = 1600      # of the copy of a photo that is read, in pixels
 
 EIGHT = np.ones((3, 3))    # pixels are neighbours along the diagonal, too
 
@@ -147,8 +147,9 @@ def load_photo(path):
         with Image.open(path) as picture:
             picture.draft(None, (LONGEST_SIDE, LONGEST_SIDE))       # a large JPEG is decoded at half its size: faster
             picture = ImageOps.exif_transpose(picture)
-            picture = picture.convert('F' if picture.mode.startswith(('I', 'F')) else 'RGBA')
-            picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+            opaque = picture.mode in ('1', 'L', 'RGB', 'CMYK', 'YCbCr') and 'transparency' not in picture.info
+            picture = picture.convert('F' if picture.mode[0] in 'IF' else 'RGB' if opaque else 'RGBA')
+            picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
     except FileNotFoundError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -157,66 +158,80 @@ def load_photo(path):
         grey = np.asarray(picture)
         return np.repeat(grey[..., None] / max(grey.max(), 1e-9), 3, axis=2)
     pixels = np.asarray(picture, np.float32) / 255
+    if opaque:
+        return pixels
     colour, alpha = pixels[..., :3], pixels[..., 3:]
-    white = np.average(colour.mean(axis=2), weights=alpha[..., 0] + 1e-9) < 0.5 or alpha.min() == 1
-    return colour * alpha + (1 - alpha) * white
+    light_ink = np.average(colour.mean(axis=2), weights=alpha[..., 0] + 1e-9) > 0.5
+    return colour * alpha + (1 - alpha) * (1 - light_ink)
 
 
-def is_light_on_dark(photo):
-    """Ink covers less than paper does: is the tail of the differences from the mean around a pixel the light one?"""
-    grey = photo[::2, ::2].mean(axis=2)
-    return ((grey - ndimage.uniform_filter(grey, min(grey.shape) // 4)) ** 3).sum() > 0
+def to_grey(photo, size):
+    """Make a photo (h, w, 3) one of dark ink on light paper without colour: (h, w).
+
+    size  of a square, in pixels, that no stroke covers
+
+    Ink is what there is less of: if the differences from the mean around each pixel have their tail on the light side,
+    the ink is light, and the photo is inverted. Colours count as much as ink differs from paper in them: for red ink,
+    the green and the blue.
+    """
+    small = photo[::2, ::2]
+    difference = small.mean(axis=2)
+    difference = difference - ndimage.uniform_filter(difference, size)
+    if np.sum(difference ** 3) > 0:
+        photo, small = 1 - photo, 1 - small
+    dark = np.stack([darkness(small[..., i], size // 2 | 1, 1) for i in range(3)], axis=2)
+    weights = np.tensordot(dark.sum(axis=2) ** 3, dark.clip(0), 2) + 1e-9
+    weights /= weights.sum() * np.percentile(small, 95, axis=(0, 1)).clip(0.1)
+    return (photo @ weights.astype(np.float32)).clip(0)
 
 
-def darkness(photo, size, blur):
+def darkness(grey, size, blur):
     """How much darker every pixel is than the paper beneath: (h, w), 0 for paper, 1 for black on white.
 
-    size   of a square, in pixels, that no stroke of the pen covers
+    grey   (h, w) brightness, at least 0
+    size   of a square, in pixels, that no stroke covers
     blur   standard deviation of a Gaussian that the photo is blurred with against noise, in pixels
 
     Paper is what a closing leaves: the brightness of the darkest square that fits around the pixel. So strokes vanish,
     while the edge of a shadow stays as sharp as it is. What lies outside of the photo counts as dark, so that a dark
-    table that shows around the paper is paper too. The quotient with the paper takes out light and shadow. The three
-    colours are weighted by how much ink differs from paper in each, which for red ink are green and blue.
+    table that shows around the paper is paper too. The quotient with the paper takes out light and shadow.
     """
-    photo = ndimage.gaussian_filter(photo, (blur, blur, 0), truncate=3)
-    padded = np.pad(photo, ((size, size), (size, size), (0, 0)))
-    paper = ndimage.grey_closing(padded, (size, size, 1))[size:-size, size:-size]
-    bright = np.percentile(paper[::4, ::4], 95, axis=(0, 1))
-    dark = (paper - photo) / np.maximum(paper, np.maximum(bright / 4, 1e-3))      # noise in what is black stays small
-    weights = np.tensordot(dark.sum(axis=2) ** 3, dark, 2)
-    return dark @ (weights / max(weights.sum(), 1e-9))
+    grey = ndimage.gaussian_filter(grey, blur, truncate=3)
+    paper = ndimage.grey_closing(np.pad(grey, size), (size, size))[size:-size, size:-size]
+    bright = np.percentile(paper[::4, ::4], 95)
+    return (paper - grey) / np.maximum(paper, max(bright / 4, 1e-3))             # noise in what is black stays small
 
 
-def find_strokes(photo, size, blur):
+def find_strokes(grey, size, blur):
     """Ink, and its connected parts: (dark, labels, width).
 
-    size, blur  as in `darkness`
+    grey, size, blur  as in `darkness`
 
     Returns the darkness (h, w) less that of bare paper, the number of the part that each pixel is in (h, w), 0 for
     none, and how wide strokes are, in pixels. Ink is what stands out from noise and is at least a third as dark as
     the ink of this photo is on average; a part of it must have a core of twice that. Parts that touch the photo's edge
     do not belong to a whole digit.
     """
-    dark = darkness(photo, size, blur)
-    sample = dark[::3, ::3]
-    dark = dark - np.median(sample)
-    noise = 1.4826 * np.median(abs(sample - np.median(sample)))
-    ink = dark[dark > max(5 * noise, 0.04)]
+    dark = darkness(grey, size, blur)
+    dark = dark - np.median(dark[::3, ::3])
+    noise = noise_level(dark, 2 * size)
+    ink = dark[dark > np.maximum(5 * noise, 0.06)]
     level = np.sum(ink ** 3) / max(np.sum(ink ** 2), 1e-9)            # mean weighted towards the dark
-    low, high = max(4 * noise, 0.35 * level, 0.03), max(7 * noise, 0.6 * level, 0.05)
+    low = np.maximum(4 * noise, max(0.35 * level, 0.06))
+    high = np.maximum(7 * noise, max(0.6 * level, 0.12))
     dark = erase_lines(dark, low)
 
     labels, num = ndimage.label(dark > low, EIGHT)
-    keep = ndimage.maximum(dark, labels, np.arange(num + 1)) > high
+    keep = np.zeros(num + 1, bool)
+    keep[labels[dark > high]] = True
     keep[np.concatenate([[0], labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = False
     labels = (np.cumsum(keep) * keep)[labels]
-    num = labels.max()
-    if not num:
+    if not labels.any():
         return dark, labels, 0
-    # Twice the area over the outline is the width of a stroke. The median over all parts, weighted by outlines.
-    area = ndimage.sum_labels(labels > 0, labels, np.arange(1, num + 1))
-    outline = ndimage.sum_labels(_outline(labels > 0), ndimage.maximum_filter(labels, 3), np.arange(1, num + 1))
+    # Of all parts the median, weighted by the length of their outlines.
+    beside = np.maximum(labels, np.maximum(np.roll(labels, -1, 0), np.roll(labels, -1, 1)))
+    area = np.bincount(labels.ravel())[1:]
+    outline = np.bincount(beside.ravel(), outlines(labels > 0).ravel())[1:]
     return dark, labels, weighted_median(2 * area / outline, outline * (area > 5))
 
 
@@ -227,23 +242,37 @@ def weighted_median(values, weights):
 
 
 def find_ink(photo):
-    """The ink of a whole photo, dark on light: (dark, labels, width) as of `find_strokes`.
+    """The ink of a photo (h, w, 3): (dark, labels, width) as of `find_strokes`.
 
     The square that estimates the paper must be larger than strokes are wide, but no larger than needed, for the
     corners of shadows are taken for ink where it does not fit in. It starts at a quarter of a small copy's height and
     shrinks to what the strokes that are found ask for.
     """
-    factor = -(-max(photo.shape) // 800)
-    h, w = (side // factor for side in photo.shape[:2])
-    small = photo[:h * factor, :w * factor].reshape(h, factor, w, factor, 3).mean(axis=(1, 3))
-    size = 2 * min(h, w)
-    smaller = min(h, w) // 4
+    grey = to_grey(photo, min(photo.shape[:2]) // 4 | 1)
+    step = -(-max(grey.shape) // 800)
+    h, w = (side // step for side in grey.shape)
+    small = grey[:h * step, :w * step].reshape(h, step, w, step).mean(axis=(1, 3))
+    size, smaller = 2 * min(h, w), min(h, w) // 4
     while smaller < 0.85 * size:
         size = smaller
         _, _, width = find_strokes(small, size | 1, 1)
         smaller = max(9, int(3.5 * width))
-    width *= factor
-    return find_strokes(photo, int(3.5 * width) + 4 | 1, np.clip(width / 6, 0.5, 3))
+    width *= step
+    return find_strokes(grey, int(3.5 * width) + 4 | 1, np.clip(width / 6, 0.5, 3))
+
+
+def noise_level(dark, side):
+    """Standard deviation of bare paper's darkness (h, w) near each pixel: (h, w). In a shadow there is more.
+
+    It is found for squares with sides of about so many pixels. Of normal noise, the quarter nearest to the mean lies
+    within 0.3186 standard deviations; ink and lines are in the other quarters.
+    """
+    side = int(np.clip(side, min(dark.shape) // 12, min(dark.shape)))
+    h, w = (n // side for n in dark.shape)
+    squares = abs(dark[:h * side, :w * side]).reshape(h, side, w, side)[:, ::2, :, ::2]
+    noise = np.percentile(squares, 25, axis=(1, 3)) / 0.3186
+    return noise[np.minimum(np.arange(dark.shape[0]) // side, h - 1)[:, None],
+                 np.minimum(np.arange(dark.shape[1]) // side, w - 1)]
 
 
 def erase_lines(dark, low):
@@ -259,13 +288,13 @@ def erase_lines(dark, low):
         return dark
     width = stroke_width(mask)
     without_rows = _erase_rows(dark, low, width)
-    return _erase_rows(without_rows.T, low, width).T
+    return _erase_rows(without_rows.T, low.T, width).T
 
 
 def _erase_rows(dark, low, width):
     step = int(np.clip(width / 2, 1, 4))
     h, w = (side // step for side in dark.shape)
-    mask = (dark[:h * step, :w * step] > low).reshape(h, step, w, step).any(axis=(1, 3))
+    mask = (dark > low)[:h * step, :w * step].reshape(h, step, w, step).any(axis=(1, 3))
     length = int(min(40 * width, dark.shape[1])) // step
     lines = np.zeros(dark.shape, bool)
     rows, columns = np.arange(h)[:, None], np.arange(w)
@@ -317,14 +346,13 @@ def join_parts(labels, width):
     return list(groups.values()), height
 
 
-def cut_out(dark, labels, group):
+def cut_out(dark, labels, places, group):
     """The ink of a group of parts: (canvas, top, left), the canvas in 0..1 and where it lies in the photo.
 
     Ink as dark as most of the digit is 1, so that a faint pencil counts as much as a marker.
     """
-    slices = ndimage.find_objects(labels)
-    top, left = (max(0, min(slices[i - 1][axis].start for i in group) - 1) for axis in (0, 1))
-    bottom, right = (max(slices[i - 1][axis].stop for i in group) + 1 for axis in (0, 1))
+    top, left = (max(0, min(places[i - 1][axis].start for i in group) - 1) for axis in (0, 1))
+    bottom, right = (max(places[i - 1][axis].stop for i in group) + 1 for axis in (0, 1))
     part, ink = np.isin(labels[top:bottom, left:right], group), dark[top:bottom, left:right]
     canvas = np.clip(ink / np.percentile(ink[part], 75), 0, 1) * ndimage.binary_dilation(part, EIGHT)
     return np.where(canvas > 0.15, canvas, 0), top, left
@@ -348,16 +376,16 @@ def split(canvas, height, params, layers):
     h, w = ink_box(canvas).shape
     if w < 0.6 * h:
         return [canvas]
-    wide = w > 1.3 * max(h, height)
     whole = read_images([to_mnist(canvas)], params, layers).max()
-    if whole > 0.8 and not wide:
+    shape = w / max(h, height)
+    if whole > 0.8 and shape < 1.3:
         return [canvas]
     halves = [half for left in cuts(canvas) for half in (canvas * left, canvas * ~left)]
     if not halves:
         return [canvas]
     sure = read_images(list(map(to_mnist, halves)), params, layers).max(axis=1).reshape(-1, 2).min(axis=1)
     best = int(sure.argmax())
-    if sure[best] < (0.5 if wide else min(0.9, whole + 0.2)):
+    if sure[best] < (0.5 if shape > 1.8 else whole if shape > 1.3 else min(0.9, whole + 0.2)):
         return [canvas]
     return [part for half in halves[2 * best:2 * best + 2] for part in split(half, height, params, layers)]
 
@@ -373,7 +401,7 @@ def cuts(canvas):
         thinnest = (ink == ndimage.minimum_filter1d(ink, max(3, w // 8))) & (ink < 1.6 * stroke_width(canvas))
         for x in np.flatnonzero(thinnest):
             left = line < x
-            if min(ink_box(canvas * half).shape[0] for half in (left, ~left)) > 0.6 * ink_box(canvas).shape[0]:
+            if min(ink_box(canvas * half).shape[0] for half in (left, ~left)) > 0.75 * ink_box(canvas).shape[0]:
                 found.append((ink[x], left))
     return [left for _, left in sorted(found, key=lambda cut: cut[0])[:8]]
 
@@ -402,11 +430,12 @@ def find_lines(boxes, height):
 
 def read_photo(photo, params, layers):
     """Find and read the digits of a photo (h, w, 3) in 0..1: a list of lines of writing, each a list of Digit."""
-    dark, labels, width = find_ink(1 - photo if is_light_on_dark(photo) else photo)
+    dark, labels, width = find_ink(photo)
     groups, height = join_parts(labels, width)
+    places = ndimage.find_objects(labels)
     images, boxes = [], []
     for group in groups:
-        whole, top, left = cut_out(dark, labels, group)
+        whole, top, left = cut_out(dark, labels, places, group)
         for canvas in split(whole, height, params, layers):
             rows, columns = (np.flatnonzero(canvas.any(axis=axis)) for axis in (1, 0))
             boxes.append((top + rows[0], top + rows[-1] + 1, left + columns[0], left + columns[-1] + 1))
@@ -430,10 +459,12 @@ def draw_reading(photo, lines):
     """
     rows, columns = len(lines), max(10, *map(len, lines))
     sheet = np.ones((36 * rows, 30 * columns))                        # a place of 36 x 30 pixels for each image
-    height = 10 * photo.shape[0] / photo.shape[1], 10 * sheet.shape[0] / sheet.shape[1]
-    figure = pyplot.figure(figsize=(10, sum(height) + 0.6), layout='constrained')
-    upper, lower = figure.subplots(2, 1, height_ratios=height)
-    upper.imshow(photo)
+    height = 8 * photo.shape[0] / photo.shape[1], 8 * sheet.shape[0] / sheet.shape[1]
+    total = sum(height) + 0.7                                         # in inches, as height
+    figure = pyplot.figure(figsize=(8, total))
+    upper = figure.add_axes((0.01, (height[1] + 0.4) / total, 0.98, height[0] / total))
+    lower = figure.add_axes((0.01, 0.05 / total, 0.98, height[1] / total))
+    upper.imshow((255 * photo).astype(np.uint8))
     for row, line in enumerate(lines):
         for column, digit in enumerate(line):
             p, text = digit.probabilities.max(), character(digit)
