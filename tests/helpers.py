@@ -1,6 +1,10 @@
 """What several test files share: random structures, small networks, numerical gradients, a look into nested results."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,3 +185,28 @@ def raises(*words, error=ValueError):
     """Expect an error whose message holds every one of these words (the thing, the found, the expected)."""
     patterns = [rf'(?=.*(?<!\w){re.escape(str(word))}(?!\w))' for word in words]
     return pytest.raises(error, match='(?s)^' + ''.join(patterns))
+
+
+# Want of memory
+
+LITTLE_MEMORY = """
+import resource, sys, numpy as np, cnn_lenet, testLeNet
+with open('/proc/self/statm') as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, [used + (int(sys.argv[1]) << 20)] * 2)
+try:
+    {statement}
+except MemoryError:
+    print('MemoryError')
+"""
+
+
+def assert_memory_error(statement, megabytes, *arguments):
+    """The statement raises MemoryError in a process that can have so many megabytes more (sys.argv[2:]: arguments)."""
+    if not sys.platform.startswith('linux'):
+        pytest.skip('only Linux lets a process limit its memory')
+    child = subprocess.run([sys.executable, '-c', LITTLE_MEMORY.format(statement=statement), str(megabytes),
+                            *map(str, arguments)], capture_output=True, text=True, timeout=300,
+                           env={**os.environ, 'PYTHONPATH': str(Path(cnn_lenet.__file__).resolve().parent),
+                                'PYTHONDONTWRITEBYTECODE': '1'})
+    assert (child.stdout, child.stderr) == ('MemoryError\n', '')

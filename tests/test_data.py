@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import scipy.io
-from helpers import raises
+from helpers import assert_memory_error, raises
 
 import cnn_lenet
 from cnn_lenet import MNIST_FILE, load_mnist
@@ -132,3 +132,8 @@ def test_a_file_of_other_images_is_named(mnist_file, changed):
     scipy.io.savemat(mnist_file, {name: value for name, value in variables.items() if value is not None})
     with raises('mnist_all.mat', 'expected'):
         load_mnist()
+
+
+def test_want_of_memory_is_not_damage():
+    """The images are 55 MB."""
+    assert_memory_error('cnn_lenet.load_mnist(False)', 20)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
-from helpers import arrays, assert_same, map_arrays, network, network_and_batch, raises
+from helpers import arrays, assert_memory_error, assert_same, map_arrays, network, network_and_batch, raises
 
 import cnn_lenet
 from cnn_lenet import predict
@@ -182,6 +182,12 @@ def test_a_file_of_another_format_is_named_with_what_to_do(path, content, words)
 def test_a_missing_file_is_named(path):
     with raises(str(path), error=FileNotFoundError):
         load_params(path)
+
+
+def test_want_of_memory_is_not_another_format(path):
+    """There is memory for the 32 MB of the file, and not for its arrays beside them."""
+    scipy.io.savemat(path, {'params': cells({1: {'w': np.zeros((2000, 2000)), 'b': np.zeros((2000, 1))}})})
+    assert_memory_error('testLeNet.load_params(sys.argv[2])', 48, path)
 
 
 # Damage
