@@ -17,6 +17,8 @@ import time
 import testLeNet  # which sets up BLAS, and so comes before NumPy
 
 if __name__ == '__main__':
+    if not {'--draw', '--show'} & set(sys.argv):
+        os.environ['MPLBACKEND'] = 'agg'       # reading needs no toolkit, and a notebook's may not be there
     try:
         import matplotlib
     except ValueError as error:                # MPLBACKEND names no backend
@@ -727,8 +729,6 @@ def main(argv=None):
         params, layers, _ = load_model(flags.model)
         if flags.draw or flags.show:
             check_display('--draw' if flags.draw else '--show')
-        else:
-            pyplot.switch_backend('agg')                           # which needs no display
     if flags.draw:
         *_, images, _ = load_mnist(False, np.float32, np.random.RandomState(testLeNet.seed))
         open_drawing_window(params, layers, images[:, :100])
