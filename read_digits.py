@@ -572,6 +572,8 @@ class DrawingWindow:
 
     def on_release(self, event):
         self.on_move(event)
+        if self.drawing and not np.ptp(self.strokes[-1], axis=0).any():
+            self.strokes.pop()                           # a click that brought the window to the front, not a digit
         self.drawing = False
 
     def on_key(self, event):
@@ -695,7 +697,7 @@ def draw_strokes(strokes):
     """
     strokes = [np.array(stroke) for stroke in strokes]
     points = np.concatenate(strokes)
-    side = max(np.ptp(points, axis=0).max(), 1e-3)       # a click has none
+    side = max(np.ptp(points, axis=0).max(), 1e-3)       # it has none before the first move
     blank = np.ones((20 * FINE, 20 * FINE), bool)
     for stroke in strokes:
         stroke = FINE * ((20 - 2 * PEN_RADIUS) / side * (stroke - points.min(axis=0)) + PEN_RADIUS)

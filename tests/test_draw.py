@@ -218,10 +218,11 @@ def test_before_anything_is_drawn_no_bar_is_shown(mouse):
     assert [bar.get_height() for bar in mouse.window.bars] == [0] * 10
 
 
-def test_without_the_button_on_the_field_nothing_is_drawn(mouse):
+def test_without_a_move_with_the_button_on_the_field_nothing_is_drawn(mouse):
     mouse.at('motion_notify_event', 1, 0.5)
     mouse.draw((-0.1, 0.5), (1, 0.5))
     mouse.draw((1, 0.5), (2, 0.5), button=3)
+    mouse.draw((1, 0.5))                                   # nor by a click
     assert mouse.words == 'nothing drawn yet' and mouse.ink == []
     mouse.draw((1, 0.5), (9, 0.5))                         # begun on the field, it may leave
     np.testing.assert_allclose(mouse.ink, [[[1, 0.5], [9, 0.5], [9, 0.5]]], atol=0.01)
