@@ -28,7 +28,6 @@ import concurrent.futures
 import contextlib
 import ctypes
 import functools
-import math
 import os
 import pathlib
 import threading
@@ -998,7 +997,7 @@ def _strips_pay(x, w, layer):
     k, p = layer['k'], len(_POINTS)
     m, (h_out, _) = p + 1 - k, _output_size(*x.shape[:2], layer)
     return (layer['stride'] == 1 and m > 0 and w.shape[0] // k >= 64
-            and math.ceil(h_out / m) * p <= 2 / 3 * h_out * k
+            and -(-h_out // m) * p <= 2 / 3 * h_out * k         # h_out / m, rounded up, is the number of strips
             and np.result_type(x, w) in (np.float32, np.float64))
 
 

@@ -728,9 +728,9 @@ def main(argv=None):
     if flags.draw == bool(flags.photos):
         parser.error('expected either photos to read or --draw')
     with errors_in_one_line('read_digits.py'):
-        params, layers, _ = load_model(flags.model)
         if flags.draw or flags.show:
             check_display('--draw' if flags.draw else '--show')
+        params, layers, _ = load_model(flags.model)
     if flags.draw:
         *_, images, _ = load_mnist(False, np.float32, np.random.RandomState(testLeNet.seed))
         open_drawing_window(params, layers, images[:, :100])

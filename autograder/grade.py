@@ -225,10 +225,14 @@ def write_whole(path, text):
     new = path if device else f'{path}.{secrets.token_hex(8)}'
     with open(new, 'w' if device else 'x', newline='', encoding='utf-8', errors='surrogateescape') as file:
         file.write(text)
-    if not device:
+    try:
         if os.path.isfile(path):
             shutil.copymode(path, new)
-        os.replace(new, path)
+        if not device:
+            os.replace(new, path)
+    except OSError:
+        os.remove(new)
+        raise
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -98,14 +98,15 @@ def torch_lenet():
 
 
 def measure_project():
-    """The module as a program uses it that imports it and sets nothing in the environment."""
+    """The module as the training script uses it."""
+    import testLeNet  # which sets up BLAS, and so comes before NumPy
+    layers = testLeNet.get_lenet()
+
     import numpy as np
 
     from cnn_lenet import conv_net, init_convnet, load_mnist, predict, sgd_momentum
-    from testLeNet import get_lenet
 
     xtrain, ytrain, *_, xtest, _ = load_mnist(True, np.float32, np.random.RandomState(0))
-    layers = get_lenet()
     state = {'params': init_convnet(layers, np.float32, np.random.RandomState(0))}
     state['winc'] = {i: {key: np.zeros_like(value) for key, value in param.items()}
                      for i, param in state['params'].items()}

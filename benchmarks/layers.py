@@ -18,15 +18,15 @@ import sys
 import time
 from pathlib import Path
 
-# One BLAS thread for what is measured outside conv_net; inside it, conv_net sees to that itself.
-os.environ['OPENBLAS_NUM_THREADS'] = '1'
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import testLeNet  # which sets up BLAS, and so comes before NumPy
+
+get_lenet = testLeNet.get_lenet
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import cnn_lenet as net
-from testLeNet import get_lenet
 
 BATCH = 64
 WARM_UP, ITERATIONS = 20, 150

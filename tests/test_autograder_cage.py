@@ -576,7 +576,7 @@ def test_feedback_says_what_went_wrong(graded, answered):
     assert 'the answer is too large' in text('answers that are too large')
     assert r'ValueError: \ud800 \x1b[2J\x00 \u202e é' in text('exception with unprintable characters')
     line = hostile(relu_forward=ANSWERS['sys.exit']).splitlines().index('    import sys; sys.exit(0)') + 1
-    assert f'SystemExit: 0 (line {line} of cnn_lenet.py)' in text('sys.exit')
+    assert f'SystemExit: 0 (line {line} of cnn_lenet.py: import sys; sys.exit(0))' in text('sys.exit')
     assert 'SyntaxError' in text('syntax error')
     assert "No module named 'no_such_module'" in text('import of what is not there')
 

@@ -256,7 +256,7 @@ def test_what_goes_wrong_is_one_line(model, monkeypatch, capsys, flags, words):
     ({1: PARAMS[1]}, LENET, ['params[3]', 'missing', (500, 50)]),
     (PARAMS, {**LENET, 1: data_layer(6, 10, 1, 1), 2: conv(20, 1)}, ['layer 4']),
     ({**PARAMS, 7: {'w': np.zeros((500, 2)), 'b': np.zeros(2)}}, {**LENET, 8: loss(3)}, [(28, 28, 1), 3, 10]),
-    (PARAMS, {1: LENET[1]}, ['layer 1', 'LOSS'])])
+    (PARAMS, {1: LENET[1], 2: LENET[7]}, ['layer 2', 'LOSS'])])
 def test_a_model_that_is_none_on_mnist_is_an_error_that_names_the_file(tmp_path, params, layers, words):
     save_params(tmp_path / 'm.mat', params, layers=layers)
     with raises(tmp_path / 'm.mat', *words):
