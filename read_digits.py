@@ -326,6 +326,8 @@ def join_parts(labels, width):
     h, w = bottom - top, right - left
     area = np.bincount(labels.ravel())[1:]
     height = weighted_median(h, area)
+    if height < 12:                                                  # grain: no net could read what is so small
+        return [], 0
     fits = (area > width ** 2) & (np.maximum(h, w) > max(2 * width, 0.15 * height)) & (h < 3 * height)
     fits &= (w < 6 * height) & ((w < 3 * height) | (h > 0.4 * height))
     large = fits & (h >= 0.5 * height)

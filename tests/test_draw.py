@@ -46,9 +46,12 @@ def params(mnist):
 # The image
 
 def test_mnists_own_digits_come_back_as_they_are(mnist):
-    """They have been through it already: as long as 20 pixels, and their centre of mass within half a pixel."""
+    """They have been through it already: as long as 20 pixels, and their centre of mass within half a pixel. Only the
+    one in a hundred with the thinnest or the thickest strokes is changed."""
     _, _, x, _ = mnist
-    for image in x.T.reshape(-1, 28, 28):
+    usual = [1.3 <= read_digits.stroke_width(image) <= 4.5 for image in x.T.reshape(-1, 28, 28)]
+    assert np.mean(usual) > 0.98
+    for image in x.T.reshape(-1, 28, 28)[usual]:
         np.testing.assert_allclose(to_mnist(image), image, atol=1e-6)
 
 
@@ -67,11 +70,13 @@ def test_digits_enlarged_and_moved_are_read_as_well_as_before(mnist, params):
     assert after > before - 0.02
 
 
-@pytest.mark.parametrize('height, width, size', [(100, 100, (20, 20)), (50, 100, (10, 20)), (90, 30, (20, 7)),
-                                                 (3, 200, (1, 20)), (1, 1, (20, 20))])
+@pytest.mark.parametrize('height, width, size', [(100, 100, (20, 20)), (50, 100, (10, 20)), (90, 36, (20, 8)),
+                                                 (20, 200, (2, 20)), (10, 10, (20, 20))])
 def test_a_rectangle_is_scaled_with_its_proportions_and_moved_to_the_middle(height, width, size):
     canvas = np.zeros((300, 250))
+    line = max(height, width) // 10                        # as wide as MNIST's strokes
     canvas[17:17 + height, 31:31 + width] = 1
+    canvas[17 + line:17 + height - line, 31 + line:31 + width - line] = 0
     image = to_mnist(canvas)
     rows, columns = np.nonzero(image)
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == size

@@ -1,0 +1,246 @@
+"""Photos of digits, made of MNIST's test images: what is found on many kinds of paper, and what the user sees."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+import read_digits
+import testLeNet
+from cnn_lenet import conv_net, get_lr, init_convnet, load_mnist, predict, save_params, sgd_momentum
+from read_digits import Digit, character, draw_reading, load_photo, read_photo, to_mnist
+
+LENET = testLeNet.get_lenet()
+*_, XTEST, YTEST = load_mnist(True, np.float32, np.random.RandomState(0))
+
+
+@pytest.fixture(scope='module')
+def params():
+    """LeNet after 300 iterations: reads 19 of 20 digits."""
+    xtrain, ytrain, *_ = load_mnist(True, np.float32, np.random.RandomState(0))
+    rng = np.random.RandomState(0)
+    params = init_convnet(LENET, np.float32, rng)
+    param_winc = {i: {key: np.zeros_like(value) for key, value in param.items()} for i, param in params.items()}
+    for t in range(300):
+        index = rng.randint(len(ytrain), size=64)
+        _, param_grad = conv_net(params, LENET, xtrain[:, index], ytrain[index])
+        rate = get_lr(t, 0.01, 0.0001, 0.75)
+        params, param_winc = sgd_momentum(rate, 2 * rate, 0.9, 0.0005, params, param_winc, param_grad)
+    return params
+
+
+# Pages
+
+def write(numbers, size=60, slope=0, marker=0, gap=0.4):
+    """Two lines of MNIST's test images as ink (h, w) in 0..1, the longer side of each digit `size` pixels long."""
+    pitch = int(size * (1 + gap))
+    half = len(numbers) // 2
+    ink = np.zeros((6 * size, (half + 1) * pitch + 3 * size))
+    for j, number in enumerate(numbers):
+        digit = np.pad(read_digits.ink_box(XTEST[:, number].reshape(28, 28)), 1)
+        zoom = size / (max(digit.shape) - 2)
+        digit = np.clip(3 * ndimage.zoom(digit, zoom, order=1, grid_mode=True, mode='nearest') - 1, 0, 1)
+        if marker:
+            digit = ndimage.grey_dilation(np.pad(digit, marker), footprint=np.hypot(*np.ogrid[-3:4, -3:4]) <= marker)
+        row, column = divmod(j, half)
+        left = int(2 * size + column * pitch)
+        top = int((1.2 + 2 * row) * size + slope * (left - ink.shape[1] / 2) + (size - len(digit)) / 2)
+        view = ink[top:top + digit.shape[0], left:left + digit.shape[1]]
+        np.maximum(view, digit, out=view)
+    return ndimage.gaussian_filter(ink, 0.5)
+
+
+def photograph(ink, rng, ink_colour=(0.1, 0.1, 0.15), paper=(0.9, 0.88, 0.85), light=1, lines=0, noise=0.01):
+    """A photo (h, w, 3) of ink on paper; light and lines (h, w) are factors of its brightness."""
+    blank = np.array(paper) * (1 - np.zeros_like(ink) - lines)[..., None]
+    photo = (blank + ink[..., None] * (np.minimum(ink_colour, blank) - blank)) * np.expand_dims(light * np.ones(1), -1)
+    return np.clip(photo + noise * rng.randn(*photo.shape), 0, 1).astype(np.float32)
+
+
+def ruled(ink, squared=False):
+    y, x = np.mgrid[:ink.shape[0], :ink.shape[1]]
+    return 0.35 * (((y + 0.02 * x) % 71 < 2) | squared & ((x - 0.02 * y) % 71 < 2))
+
+
+def in_shadow(ink):
+    y, x = np.mgrid[:ink.shape[0], :ink.shape[1]]
+    return 1 - 0.5 * ndimage.gaussian_filter((x + y > ink.sum(axis=0).size * 0.6).astype(float), 1)
+
+
+def on_table(photo):
+    photo = photo.copy()
+    photo[:20] = photo[:, -35:] = 0.12
+    return photo
+
+
+KINDS = {
+    'plain': lambda ink, rng: photograph(ink, rng),
+    'gradient of light': lambda ink, rng: photograph(ink, rng, light=np.linspace(0.3, 1, ink.shape[1])),
+    'hard shadow': lambda ink, rng: photograph(ink, rng, light=in_shadow(ink)),
+    'grain': lambda ink, rng: photograph(ink, rng, noise=0.08),
+    'ruled': lambda ink, rng: photograph(ink, rng, lines=ruled(ink)),
+    'squared': lambda ink, rng: photograph(ink, rng, lines=ruled(ink, squared=True)),
+    'red ink': lambda ink, rng: photograph(ink, rng, ink_colour=(0.75, 0.2, 0.2)),
+    'blue ink on yellow': lambda ink, rng: photograph(ink, rng, ink_colour=(0.2, 0.2, 0.6), paper=(0.9, 0.85, 0.5)),
+    'pencil': lambda ink, rng: photograph(ink, rng, ink_colour=(0.6, 0.6, 0.6)),
+    'light on dark': lambda ink, rng: 1 - photograph(ink, rng),
+    'dark table': lambda ink, rng: on_table(photograph(ink, rng)),
+}
+WRITING = {'20 pixels': {'size': 20}, '400 pixels': {'size': 400}, 'marker': {'marker': 3},
+           'rising': {'slope': -0.1}, 'falling': {'slope': 0.1}}
+
+
+def assert_read(photo, numbers, params):
+    """Two lines of as many digits, read as well as the images that they were made of."""
+    lines = read_photo(photo, params, LENET)
+    assert [len(line) for line in lines] == [len(numbers) // 2] * 2
+    found = np.array([digit.probabilities.argmax() for line in lines for digit in line])
+    known = predict(params, LENET, XTEST[:, numbers]).argmax(axis=0)
+    assert np.mean(found == YTEST[numbers]) >= np.mean(known == YTEST[numbers]) - 0.1
+    assert np.mean(found == known) >= 0.9
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_every_digit_on_a_page_is_found_and_read(kind, params):
+    rng = np.random.RandomState(1)
+    numbers = rng.choice(1000, 24, replace=False)
+    assert_read(KINDS[kind](write(numbers), rng), numbers, params)
+
+
+@pytest.mark.parametrize('writing', WRITING)
+def test_size_stroke_and_slope_do_not_matter(writing, params):
+    rng = np.random.RandomState(2)
+    numbers = rng.choice(1000, 10, replace=False)
+    assert_read(photograph(write(numbers, **WRITING[writing]), rng), numbers, params)
+
+
+def test_all_that_matters_for_finding_at_once(params):
+    rng = np.random.RandomState(3)
+    numbers = rng.choice(1000, 24, replace=False)
+    ink = write(numbers, slope=0.05)
+    photo = photograph(ink, rng, (0.7, 0.2, 0.2), light=in_shadow(ink), lines=ruled(ink))
+    assert_read(on_table(photo), numbers, params)
+
+
+def test_digits_that_touch_are_cut(params):
+    numbers = np.flatnonzero(np.isin(YTEST, (3, 5, 6)))[[2, 3, 4, 5]]
+    photo = photograph(write(numbers, size=80, gap=-0.22), np.random.RandomState(0))
+    assert [len(line) for line in read_photo(photo, params, LENET)] == [2, 2]
+
+
+def test_a_loose_bar_belongs_to_its_digit_and_specks_to_none(params):
+    ink = np.zeros((300, 400))
+    for left in (60, 160, 260):                            # fives: a bar, a gap, the rest
+        ink[60:68, left + 10:left + 60] = 1
+        ink[74:110, left:left + 8] = ink[102:110, left:left + 50] = ink[102:150, left + 42:left + 50] = 1
+        ink[142:150, left:left + 50] = 1
+    ink[200:206, 100:106] = ink[20:25, 300:306] = ink[128:134, 232:238] = 1
+    line, = read_photo(photograph(ink, np.random.RandomState(0)), params, LENET)
+    for digit, left in zip(line, (60, 160, 260)):
+        np.testing.assert_allclose(digit.box, (60, 150, left, left + 60), atol=2)
+    assert len(line) == 3
+
+
+@pytest.mark.parametrize('photo', [
+    np.ones((300, 400, 3)), np.zeros((300, 400, 3)), np.ones((1, 1, 3)),
+    photograph(np.zeros((300, 400)), np.random.RandomState(0), noise=0.05),
+    photograph(np.zeros((300, 400)), np.random.RandomState(0), light=np.linspace(0.2, 1, 400)),
+    photograph(np.zeros((300, 400)), np.random.RandomState(0), lines=ruled(np.zeros((300, 400)), squared=True))],
+    ids=['white', 'black', 'one pixel', 'grain', 'gradient of light', 'squared'])
+def test_nothing_is_read_where_nothing_is_written(photo, params):
+    assert read_photo(np.asarray(photo, np.float32), params, LENET) == []
+
+
+# The image that the net gets
+
+@pytest.mark.parametrize('radius', [2, 4, 8, 20, 40])
+def test_a_pen_of_any_width_gives_strokes_like_mnists(radius):
+    """A ring, of which LeNet sees a 0: thin, as wide as MNIST's strokes, and thick."""
+    canvas = np.clip(radius + 0.5 - abs(np.hypot(*np.mgrid[-150:151, -150:151]) - 100), 0, 1)
+    width = read_digits.stroke_width(read_digits.ink_box(to_mnist(canvas)))
+    assert 1.2 < width < 4.6
+
+
+# Files, and what is printed
+
+def save(pixels, path, **kwargs):
+    Image.fromarray(pixels).save(path, **kwargs)
+    return load_photo(path)
+
+
+def test_all_formats_give_the_same_photo(tmp_path):
+    photo = photograph(write(np.arange(8), size=30), np.random.RandomState(0))
+    pixels = (255 * photo).astype(np.uint8)
+    grey = pixels[..., :1].repeat(3, axis=2)
+    turned = Image.Exif()
+    turned[0x0112] = 6                                     # the top of the photo is at the right of the pixels
+    np.testing.assert_allclose(save(pixels, tmp_path / 'a.png'), photo, atol=0.005)
+    np.testing.assert_allclose(save(np.rot90(pixels), tmp_path / 'b.png', exif=turned), photo, atol=0.005)
+    np.testing.assert_allclose(save(np.rot90(pixels), tmp_path / 'c.jpg', exif=turned, quality=95), photo, atol=0.15)
+    np.testing.assert_allclose(save(grey[..., 0], tmp_path / 'd.png'), grey / 255, atol=0.005)
+    np.testing.assert_allclose(save(grey[..., 0].astype(np.uint16) * 257, tmp_path / 'e.png') * grey.max() / 255,
+                               grey / 255, atol=0.005)
+
+
+@pytest.mark.parametrize('ink', [0, 255])
+def test_where_a_picture_is_transparent_there_is_paper(ink, tmp_path):
+    pixels = np.full((40, 30, 4), ink, np.uint8)
+    pixels[..., 3] = 0
+    pixels[10:20, 10:20, 3] = 255
+    photo = save(pixels, tmp_path / 'a.png')
+    assert (photo[15, 15] == ink / 255).all() and (photo[0, 0] == 1 - ink / 255).all()
+
+
+def test_a_large_photo_is_made_smaller(tmp_path):
+    assert save(np.zeros((2400, 3200, 3), np.uint8), tmp_path / 'a.jpg').shape == (1200, 1600, 3)
+
+
+def digit(p):
+    return Digit((10, 50, 20, 60), np.zeros((28, 28)), np.append(p, np.full(9, (1 - p) / 9)))
+
+
+def test_a_digit_that_the_net_does_not_know_is_a_question_mark():
+    assert [character(digit(p)) for p in (0.51, 0.49)] == ['0', '?']
+
+
+def test_the_picture_shows_a_box_for_each_digit_and_tells_sure_from_unsure():
+    figure = draw_reading(np.ones((100, 200, 3)), [[digit(0.99), digit(0.6)], [digit(0.3)]])
+    upper, lower = figure.axes
+    assert [box.get_bbox().extents.tolist() for box in upper.patches] == [[20, 10, 60, 50]] * 3
+    assert len({box.get_edgecolor() for box in upper.patches}) == 3
+    assert [text.get_text() for text in lower.texts] == ['0', '0', '?']
+
+
+@pytest.fixture
+def model(params, tmp_path):
+    path = tmp_path / 'lenet.mat'
+    save_params(path, params, layers=LENET)
+    return str(path)
+
+
+def test_digits_go_to_standard_output_and_a_picture_beside_the_photo(model, params, tmp_path, capsys):
+    photo = save((255 * photograph(write(np.arange(8)), np.random.RandomState(0))).astype(np.uint8), tmp_path / 'a.png')
+    read_digits.main(['--model', model, str(tmp_path / 'a.png')])
+    expected = '\n'.join(''.join(map(character, line)) for line in read_photo(photo, params, LENET)) + '\n'
+    assert capsys.readouterr() == (expected, '')
+    with Image.open(tmp_path / 'a-read.png') as picture:
+        assert picture.width == 1200
+
+
+@pytest.mark.parametrize('name, words', [('empty.png', 'no digits'), ('text.jpg', 'not a picture'),
+                                         ('missing.png', 'No such file'), ('cut.png', 'not a picture')])
+def test_what_cannot_be_read_is_one_line_and_does_not_stop_the_next_photo(name, words, model, tmp_path, capsys):
+    save(np.full((90, 90, 3), 200, np.uint8), tmp_path / 'empty.png')
+    (tmp_path / 'text.jpg').write_text('7')
+    save((255 * photograph(write(np.arange(8)), np.random.RandomState(0))).astype(np.uint8), tmp_path / 'a.png')
+    (tmp_path / 'cut.png').write_bytes((tmp_path / 'a.png').read_bytes()[:5000])
+    with pytest.raises(SystemExit) as stop:
+        read_digits.main(['--model', model, str(tmp_path / name), str(tmp_path / 'a.png')])
+    out, error = capsys.readouterr()
+    assert stop.value.code == 1 and out.count('\n') == 2
+    assert error.startswith('read_digits.py: error: ') and error.count('\n') == 1 and words in error and name in error
+
+
+def test_without_a_model_one_line_says_how_to_make_one(tmp_path):
+    with pytest.raises(SystemExit, match='^read_digits.py: error: .*no such file; python testLeNet.py .*makes one$'):
+        read_digits.main(['--model', str(tmp_path / 'none.mat'), 'a.png'])
