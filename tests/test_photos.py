@@ -7,8 +7,9 @@ from scipy import ndimage
 
 import read_digits
 import testLeNet
-from cnn_lenet import conv_net, get_lr, init_convnet, load_mnist, predict, save_params, sgd_momentum
+from cnn_lenet import conv_net, get_lr, init_convnet, load_mnist, predict, sgd_momentum
 from read_digits import Digit, character, draw_reading, load_photo, read_photo, to_mnist
+from testLeNet import save_params
 
 LENET = testLeNet.get_lenet()
 *_, XTEST, YTEST = load_mnist(True, np.float32, np.random.RandomState(0))
