@@ -373,9 +373,9 @@ def split(canvas, height, params, layers):
     canvas  (h, w) ink in 0..1
     height  of the photo's digits, in pixels
 
-    A canvas that is wide, or that the net does not know, is cut along a straight line, upright or slanted, through no
-    more ink than a stroke is wide. Of all such cuts the one is taken whose worse half the net is surest of, if it is
-    surer of it than of the whole; halves may be cut again.
+    A canvas that is wide, or that the net does not know, is cut along a straight line, upright or slanted, through
+    little ink. Of all such cuts the one is taken whose worse half the net is surest of, if it is surer of it than of
+    the whole. Halves may be cut again; one that is so wide that it must be is not judged.
     """
     h, w = ink_box(canvas).shape
     if w < 0.6 * h:
@@ -384,30 +384,36 @@ def split(canvas, height, params, layers):
     shape = w / max(h, height)
     if whole > 0.8 and shape < 1.3:
         return [canvas]
-    halves = [half for left in cuts(canvas) for half in (canvas * left, canvas * ~left)]
+    halves = [half for left in cuts(canvas, shape > 1.3) for half in (canvas * left, canvas * ~left)]
     if not halves:
         return [canvas]
-    sure = read_images(list(map(to_mnist, halves)), params, layers).max(axis=1).reshape(-1, 2).min(axis=1)
+    sure = read_images(list(map(to_mnist, halves)), params, layers).max(axis=1)
+    sure[[ink_box(half).shape[1] > 1.3 * max(h, height) for half in halves]] = 0.95
+    sure = sure.reshape(-1, 2).min(axis=1)
     best = int(sure.argmax())
     if sure[best] < (0.5 if shape > 1.8 else whole if shape > 1.3 else min(0.9, whole + 0.2)):
         return [canvas]
     return [part for half in halves[2 * best:2 * best + 2] for part in split(half, height, params, layers)]
 
 
-def cuts(canvas):
-    """Masks (h, w) of what is left of a possible cut, at most eight, those through the least ink first."""
+def cuts(canvas, wide):
+    """Masks (h, w) of what is left of a possible cut, those through the least ink first, some for each digit.
+
+    Through no more ink than one stroke is wide, two in a wide canvas; and both halves are about as high as the whole.
+    """
     h, w = canvas.shape
+    stroke, height = stroke_width(canvas), ink_box(canvas).shape[0]
     found = []
     for slant in (-0.5, -0.25, 0, 0.25, 0.5):
         line = np.arange(w) + np.round((np.arange(h)[:, None] - h / 2) * slant).astype(int)      # each pixel's line
         ink = np.bincount(np.clip(line, 0, w - 1).ravel(), canvas.ravel(), w)
         ink = ndimage.uniform_filter1d(ink, 3)
-        thinnest = (ink == ndimage.minimum_filter1d(ink, max(3, w // 8))) & (ink < 1.6 * stroke_width(canvas))
+        thinnest = (ink == ndimage.minimum_filter1d(ink, max(3, h // 8))) & (ink < (2.5 if wide else 1.6) * stroke)
         for x in np.flatnonzero(thinnest):
             left = line < x
-            if min(ink_box(canvas * half).shape[0] for half in (left, ~left)) > 0.75 * ink_box(canvas).shape[0]:
+            if min(ink_box(canvas * half).shape[0] for half in (left, ~left)) > (0.5 if wide else 0.75) * height:
                 found.append((ink[x], left))
-    return [left for _, left in sorted(found, key=lambda cut: cut[0])[:8]]
+    return [left for _, left in sorted(found, key=lambda cut: cut[0])[:8 * -(-w // h)]]
 
 
 def find_lines(boxes, height):
@@ -451,8 +457,11 @@ def read_photo(photo, params, layers):
 
 
 def character(digit):
-    """The class that the net finds most probable; `?` if the probability is below 0.5."""
-    return str(digit.probabilities.argmax()) if digit.probabilities.max() >= 0.5 else '?'
+    """The class that the net finds most probable; `?` if the probability is below 0.5, or where digits touch so that
+    they could not be cut: no digit is twice as wide as it is high."""
+    top, bottom, left, right = digit.box
+    known = digit.probabilities.max() >= 0.5 and right - left < 2 * (bottom - top)
+    return str(digit.probabilities.argmax()) if known else '?'
 
 
 @matplotlib.rc_context(STYLE)
@@ -466,9 +475,9 @@ def draw_reading(photo, lines):
     height = 8 * photo.shape[0] / photo.shape[1], 8 * sheet.shape[0] / sheet.shape[1]
     total = sum(height) + 0.7                                         # in inches, as height
     figure = pyplot.figure(figsize=(8, total))
-    upper = figure.add_axes((0.01, (height[1] + 0.4) / total, 0.98, height[0] / total))
-    lower = figure.add_axes((0.01, 0.05 / total, 0.98, height[1] / total))
-    upper.imshow((255 * photo).astype(np.uint8))
+    upper, lower = (figure.add_axes((0.01, bottom / total, 0.98, inches / total), frameon=False, xticks=[], yticks=[])
+                    for bottom, inches in zip((height[1] + 0.4, 0.05), height))
+    upper.imshow((255 * photo).astype(np.uint8), interpolation='nearest')
     for row, line in enumerate(lines):
         for column, digit in enumerate(line):
             p, text = digit.probabilities.max(), character(digit)
@@ -480,11 +489,9 @@ def draw_reading(photo, lines):
             sheet[36 * row:36 * row + 28, 30 * column:30 * column + 28] = digit.image
             lower.text(30 * column + 14, 36 * row + 28, text, color=colour, ha='center', va='top',
                        fontsize=min(12, 160 / columns))
-    lower.imshow(sheet, cmap='gray', vmin=0, vmax=1)
-    upper.set_title('probability: blue at least 0.9, orange at least 0.5, black less')
-    lower.set_title('what the net was given, 28 x 28 pixels each')
-    for ax in (upper, lower):
-        ax.set_axis_off()
+    lower.imshow(sheet, cmap='gray', vmin=0, vmax=1, interpolation='nearest')
+    figure.text(0.01, 1 - 0.1 / total, 'probability: blue at least 0.9, orange at least 0.5, black less', va='top')
+    figure.text(0.01, (height[1] + 0.1) / total, 'what the net was given, 28 x 28 pixels each')
     return figure
 
 
