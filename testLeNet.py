@@ -33,6 +33,7 @@ if 'numpy' not in sys.modules:
         os.environ.setdefault(name, '1')
 
 import argparse
+import builtins
 import contextlib
 import dataclasses
 import faulthandler
@@ -618,6 +619,7 @@ class Console:
 
 if __name__ == '__main__':
     try:
-        sys.exit(main(signals=() if 'IPython' in sys.modules else SIGNALS))    # under %run, signals are the notebook's
+        # In a notebook, where %run comes here, signals are IPython's, which sets that name.
+        sys.exit(main(signals=() if hasattr(builtins, '__IPYTHON__') else SIGNALS))
     except KeyboardInterrupt:                           # before the training, when there is nothing that could be saved
         sys.exit(130)
