@@ -141,6 +141,19 @@ def check_backward(forward, output, input, input_od, param=None, param_grad=None
         np.testing.assert_allclose(param_grad[key], expected, rtol=1e-6, atol=1e-7)
 
 
+def trained_lenet(xtrain, ytrain, iterations):
+    """The parameters of LeNet after so many iterations on random minibatches."""
+    layers, rng = testLeNet.get_lenet(), np.random.RandomState(0)
+    params = cnn_lenet.init_convnet(layers, np.float32, rng)
+    param_winc = zeros_like(params)
+    for t in range(iterations):
+        index = rng.randint(len(ytrain), size=64)
+        _, param_grad = cnn_lenet.conv_net(params, layers, xtrain[:, index], ytrain[index])
+        rate = cnn_lenet.get_lr(t, 0.01, 0.0001, 0.75)
+        params, param_winc = cnn_lenet.sgd_momentum(rate, 2 * rate, 0.9, 0.0005, params, param_winc, param_grad)
+    return params
+
+
 # Nested results
 
 

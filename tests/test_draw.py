@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import trained_lenet
 from matplotlib.backend_bases import KeyEvent, MouseEvent
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ from scipy import ndimage
 import read_digits
 import testLeNet
 import vis_data
-from cnn_lenet import conv_net, forward, get_lr, init_convnet, load_mnist, predict, sgd_momentum
+from cnn_lenet import forward, load_mnist, predict
 from read_digits import DrawingWindow, draw_strokes, split_digits, to_mnist
 
 LENET = testLeNet.get_lenet()
@@ -32,15 +33,7 @@ def mnist():
 def params(mnist):
     """LeNet after 150 iterations: good enough to tell digits from one another."""
     xtrain, ytrain, *_ = mnist
-    rng = np.random.RandomState(0)
-    params = init_convnet(LENET, np.float32, rng)
-    param_winc = {i: {key: np.zeros_like(value) for key, value in param.items()} for i, param in params.items()}
-    for t in range(150):
-        index = rng.randint(len(ytrain), size=64)
-        _, param_grad = conv_net(params, LENET, xtrain[:, index], ytrain[index])
-        rate = get_lr(t, 0.01, 0.0001, 0.75)
-        params, param_winc = sgd_momentum(rate, 2 * rate, 0.9, 0.0005, params, param_winc, param_grad)
-    return params
+    return trained_lenet(xtrain, ytrain, 150)
 
 
 # The image

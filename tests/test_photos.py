@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from helpers import trained_lenet
 from PIL import Image
 from scipy import ndimage
 
 import read_digits
 import testLeNet
-from cnn_lenet import conv_net, get_lr, init_convnet, load_mnist, predict, sgd_momentum
+from cnn_lenet import load_mnist, predict
 from read_digits import Digit, character, draw_reading, load_photo, read_photo, to_mnist
 from testLeNet import save_params
 
@@ -19,15 +20,7 @@ LENET = testLeNet.get_lenet()
 def params():
     """LeNet after 300 iterations: reads 19 of 20 digits."""
     xtrain, ytrain, *_ = load_mnist(True, np.float32, np.random.RandomState(0))
-    rng = np.random.RandomState(0)
-    params = init_convnet(LENET, np.float32, rng)
-    param_winc = {i: {key: np.zeros_like(value) for key, value in param.items()} for i, param in params.items()}
-    for t in range(300):
-        index = rng.randint(len(ytrain), size=64)
-        _, param_grad = conv_net(params, LENET, xtrain[:, index], ytrain[index])
-        rate = get_lr(t, 0.01, 0.0001, 0.75)
-        params, param_winc = sgd_momentum(rate, 2 * rate, 0.9, 0.0005, params, param_winc, param_grad)
-    return params
+    return trained_lenet(xtrain, ytrain, 300)
 
 
 # Pages
