@@ -341,8 +341,7 @@ HEADER = b'MATLAB 5.0 MAT-file, LeNet, sha256 '
 
 # What a file that is no MAT-file begins with, and what it is.
 FOREIGN = {
-    b'\x80': 'a pickle, which is never loaded, since it could run any program; save its arrays as a MAT-file',
-    b'(dp': 'a pickle, which is never loaded, since it could run any program; save its arrays as a MAT-file',
+    (b'\x80', b'(dp'): 'a pickle, which is never loaded, since it could run any program; save its arrays as a MAT-file',
     b'# Created by Octave': "in Octave's text format; load it in Octave and save it with save -v7",
     b'MATLAB 7.3': 'a MAT-file of version 7.3; load it in MATLAB and save it with save -v7',
     b'\x89HDF': 'an HDF5 file; load it in Octave or MATLAB and save it with save -v7',
@@ -401,7 +400,7 @@ def _checksum(content):
 
 
 def _to_mat(value):
-    """A value as savemat takes it: a dict with the keys 1..m as a list, which becomes a cell array."""
+    """A value as savemat takes it: a dict with the keys 1..m as an array of objects, which becomes a cell array."""
     if isinstance(value, dict):
         items = [_to_mat(item) for item in value.values()]
         if value and list(value) == list(range(1, len(value) + 1)):
