@@ -232,10 +232,7 @@ def conv_layer_forward(input, layer, param):
 
 def _correlate(x, w, layer):
     """w.T @ window(i, j) for every window of x (h, w, c, n): (h_out, w_out, num, n)."""
-    out = np.empty((*_output_size(*x.shape[:2], layer), w.shape[1], x.shape[3]), np.result_type(x, w))
-    for i, windows in enumerate(_windows(x, layer)):
-        np.matmul(w.T, windows, out=out[i])
-    return out
+    return w.T @ _windows(x, layer)
 
 
 def conv_layer_backward(output, input, layer, param, need_input_od=True):
@@ -266,9 +263,10 @@ def _gradients(x, w, diff, layer, need_input_od):
     w @ diff[i, j] at the place of window(i, j) in the image: (k*k*c, num), and (h, w, c, n) or None."""
     k, pad = layer['k'], layer['pad']
     (height, width, c, n), (h_out, w_out, num, _) = x.shape, diff.shape
-    # One product for each height i, with the windows side by side: it sums over the images and over j.
-    w_grad = sum(windows.swapaxes(0, 1).reshape(k * k * c, -1) @ d.swapaxes(0, 1).reshape(num, -1).T
-                 for windows, d in zip(_windows(x, layer), diff))
+    # One product for each height i, with all windows (i, j) side by side: it sums over j and over the images.
+    windows = _windows(x, layer).swapaxes(1, 2).reshape(h_out, k * k * c, w_out * n)
+    d = diff.swapaxes(1, 2).reshape(h_out, num, w_out * n)
+    w_grad = (windows @ d.swapaxes(1, 2)).sum(axis=0)
     if not need_input_od:
         return w_grad, None
     od = np.zeros((height + 2 * pad, width + 2 * pad, c, n), np.result_type(w, diff))
@@ -278,9 +276,9 @@ def _gradients(x, w, diff, layer, need_input_od):
 
 
 def _windows(x, layer):
-    """Yield, for one height i after the other, all windows (i, j) of x (h, w, c, n): (w_out, k*k*c, n).
+    """All windows (i, j) of x (h, w, c, n): (h_out, w_out, k*k*c, n).
 
-    They are views of k copies of x, not the k*k copies that im2col makes: copies[r, b] is what row r of the (padded)
+    They are a view of k copies of x, not the k*k copies that im2col makes: copies[r, b] is what row r of the (padded)
     image has in column b of the windows, so that k rows of `copies` make the windows at one height.
     """
     k, stride = layer['k'], layer['stride']
@@ -290,8 +288,13 @@ def _windows(x, layer):
     copies = np.empty((h, k, c, w_out, n), x.dtype)
     for b in range(k):
         copies[:, b] = x[:, b:b + stride * w_out:stride].swapaxes(1, 2)
-    for i in range(h_out):
-        yield copies[stride * i:stride * i + k].reshape(k * k * c, w_out, n).swapaxes(0, 1)
+    rows = _neighbours(copies, k, 0)[::stride]                                   # (h_out, k, k, c, w_out, n)
+    return rows.reshape(h_out, k * k * c, w_out, n).swapaxes(1, 2)
+
+
+def _neighbours(array, k, axis):
+    """Every k neighbours along an axis, as a view: element a of neighbours i is array[i + a] (for axis 0)."""
+    return np.moveaxis(np.lib.stride_tricks.sliding_window_view(array, k, axis), -1, axis + 1)
 
 
 def _places(layer, h_out, w_out):
@@ -391,7 +394,7 @@ def pooling_layer_backward(output, input, layer):
     for place in _places(layer, h_out, w_out):
         chosen = x[place] == maxima
         chosen &= waiting                              # of several equal maxima only the first is chosen
-        waiting &= ~chosen
+        waiting ^= chosen
         if layer['stride'] >= layer['k']:              # no overlap, so nothing to add up: saves 3 % of an iteration
             np.multiply(diff, chosen, out=od[place])
         else:
@@ -443,7 +446,8 @@ def inner_product_forward(input, layer, param):
     """
     x = _columns(input)                                                          # (h*w*c, n)
     w, b = _weights(param, x.shape[0], layer['num'])
-    b = np.tile(b, (x.shape[1], 1)).T                  # (num, n); not b[:, None]: the handout asks for no broadcasting
+    n = x.shape[1]
+    b = np.repeat(b, n).reshape(-1, n)                 # (num, n); not b[:, None]: the handout asks for no broadcasting
     return _structure(w.T @ x + b, 1, 1, layer['num'])
 
 
@@ -1024,16 +1028,13 @@ def _correlate_in_strips(x, w, layer):
     D, W, X = _strip_matrices(k, np.result_type(x, w))
     x = _padded(x, layer['pad'])
     (p, m), (h, width, c, n), num = D.shape, x.shape, w.shape[1]
-    w_values = _times(W, w.reshape(k, k * c, num)).swapaxes(1, 2)                # (p, num, k*c)
+    w_values = _times(W, w.reshape(k, k * c, num)).swapaxes(1, 2)[:, None]       # (p, 1, num, k*c)
     out = np.empty((h - k + 1, width - k + 1, num, n), w_values.dtype)
-    products = np.empty((p, *out.shape[1:]), out.dtype)
     for i in range(0, len(out), m):
         x_rows, out_rows = x[i:i + p], out[i:i + m]    # in the last strip, rows that are not there count as 0
         x_values = _times(X[:, :len(x_rows)], x_rows)                            # (p, width, c, n)
-        for j in range(width - k + 1):
-            window = x_values[:, j:j + k].reshape(p, k * c, n)
-            np.matmul(w_values, window, out=products[:, j])
-        out_rows[:] = _times(D[:, :len(out_rows)].T, products)
+        windows = _neighbours(x_values, k, 1).reshape(p, -1, k * c, n)           # (p, w_out, k*c, n)
+        out_rows[:] = _times(D[:, :len(out_rows)].T, w_values @ windows)
     return out
 
 
@@ -1043,7 +1044,7 @@ def _gradients_in_strips(x, w, diff, layer, need_input_od):
     D, W, X = _strip_matrices(k, np.result_type(x, w, diff))
     x = _padded(x, pad)
     (p, m), (h, width, c, n), (h_out, w_out, num, _) = D.shape, x.shape, diff.shape
-    w_values = _times(W, w.reshape(k, k * c, num))                               # (p, k*c, num)
+    w_values = _times(W, w.reshape(k, k * c, num))[:, None]                      # (p, 1, k*c, num)
     w_sums = np.zeros((p, k, c, num), w_values.dtype)                            # (D d) (X x) of all strips
     od = np.zeros(x.shape, w_values.dtype)
     for i in range(0, h_out, m):
@@ -1056,9 +1057,10 @@ def _gradients_in_strips(x, w, diff, layer, need_input_od):
         for b in range(k):
             w_sums[:, b] += x_beside[:, :, b * n:(b + w_out) * n] @ d_beside.swapaxes(1, 2)
         if need_input_od:
+            products = (w_values @ d_values).reshape(p, w_out, k, c, n)
             x_sums = np.zeros_like(x_values)                                     # (D d) (W w) of this one
             for j in range(w_out):
-                x_sums[:, j:j + k] += (w_values @ d_values[:, j]).reshape(p, k, c, n)
+                x_sums[:, j:j + k] += products[:, j]
             od[i:i + p] += _times(X[:, :len(x_rows)].T, x_sums)
     w_grad = _times(W.T, w_sums).reshape(k * k * c, num)
     return w_grad, od[pad:h - pad, pad:width - pad] if need_input_od else None
