@@ -12,6 +12,7 @@ import collections
 import itertools
 import os
 import sys
+import time
 
 import testLeNet  # which sets up BLAS, and so comes before NumPy
 
@@ -538,7 +539,8 @@ class DrawingWindow:
             figure.canvas.mpl_connect(name, self.on_mouse)
         figure.canvas.mpl_connect('key_press_event', self.on_key)
         figure.canvas.mpl_connect('draw_event', self.on_draw)
-        self.timer = figure.canvas.new_timer(interval=33, callbacks=[(self.on_timer, (), {})])      # milliseconds
+        figure.canvas.mpl_connect('close_event', lambda event: self.timer.stop())
+        self.timer = figure.canvas.new_timer(interval=33, callbacks=[(self.on_timer, (), {})])
         self.timer.start()
 
     def on_mouse(self, event):
@@ -581,7 +583,7 @@ class DrawingWindow:
         """Redraw what has changed: while one draws, the ink and, in turn, one other part, so that moves never wait."""
         if not self.changed:
             return
-        canvas = self.figure.canvas
+        begin, canvas = time.perf_counter(), self.figure.canvas
         points = [point for stroke in self.strokes for point in (*stroke, (np.nan, np.nan))]
         self.ink.set_data(*np.reshape(points, (-1, 2)).T)
         turn = next(self.ticks) % len(self.parts)
@@ -596,6 +598,7 @@ class DrawingWindow:
         if hasattr(canvas, 'queue_draw'):                # matplotlib's blit does nothing in GTK 4
             canvas.queue_draw()
         self.changed = self.drawing
+        self.timer.interval = max(33, 3000 * (time.perf_counter() - begin))      # ms: most of the time is for the mouse
 
     def read(self):
         """Let the net read what is drawn; the image, maps and probabilities are those of the digit drawn last."""

@@ -14,9 +14,9 @@ from scipy import ndimage
 
 import read_digits
 import testLeNet
-import vis_data
 from cnn_lenet import forward, load_mnist, predict
 from read_digits import draw_strokes, split_digits, to_mnist
+from vis_data import first_maps, rounded, tile
 
 LENET = testLeNet.get_lenet()
 
@@ -99,8 +99,8 @@ def test_an_empty_canvas_gives_an_empty_image():
 # The pen
 
 SEVEN = [[(0, 0), (0.5, 0.02), (0.2, 1)], [(0.1, 0.5), (0.5, 0.5)]]
-ONE = [[(0.5, 0.1), (0.5, 0.5), (0.5, 0.9)]]
 FOUR = [[(0.1, 0), (0, 0.6), (0.6, 0.6)], [(0.61, 0.1), (0.58, 1)]]        # the second a little beside the first
+ONE = [[(0.5, 0.1), (0.5, 0.5), (0.5, 0.9)]]
 
 
 def moved(strokes, size, left, top=0):
@@ -123,158 +123,132 @@ def test_a_line_is_as_high_as_mnists_digits_and_as_wide_as_the_pen():
 
 @pytest.mark.parametrize('size', [0.05, 0.8])
 def test_what_lies_above_one_another_is_one_digit_and_what_stands_side_by_side_is_several(size):
-    one = [[(1.0, 0), (1, 1)]]
-    row = [moved(SEVEN, size, 0), moved(one, size, -0.35 * size), moved(FOUR, size, size)]
-    strokes = [row[2][0], row[0][1], row[1][0], row[0][0], row[2][1]]          # drawn in any order
-    assert split_digits(strokes) == [[row[0][1], row[0][0]], row[1], row[2]]
+    seven, [one], four = moved(SEVEN, size, 0), moved([[(1, 0), (1, 1)]], size, -0.35 * size), moved(FOUR, size, size)
+    drawn = [four[0], seven[1], one, seven[0], four[1]]
+    assert split_digits(drawn) == [seven[::-1], [one], four]
     assert split_digits([]) == []
 
 
 # The window
 
-class Mouse:
-    """Sends matplotlib's events to the window to draw in, and does its timer's work."""
-
-    def __init__(self, window):
-        self.window, self.canvas = window, window.figure.canvas
-        self.canvas.draw()
-        window.figure.set_layout_engine('none')            # everything has its place now
-        window.on_timer()
-
-    def at(self, name, x, y, button=1):
-        """An event at (x, y) of the field, in its heights."""
-        MouseEvent(name, self.canvas, *self.window.field.transData.transform((x, y)), button)._process()
-
-    def draw(self, *strokes, button=1):
-        for points in strokes:
-            self.at('button_press_event', *points[0], button)
-            for point in points[1:]:
-                self.at('motion_notify_event', *point, button)
-            self.at('button_release_event', *points[-1], button)
-        self.window.on_timer()
-
-    def key(self, key):
-        KeyEvent('key_press_event', self.canvas, key)._process()
-        self.window.on_timer()
-
-    def click_clear(self):
-        for name in ('button_press_event', 'button_release_event'):
-            MouseEvent(name, self.canvas, *self.window.button.ax.bbox.min + 5, 1)._process()
-        self.window.on_timer()
-
-    @property
-    def ink(self):
-        """The points of each stroke that is shown."""
-        points = self.window.ink.get_xydata()
-        ends = np.flatnonzero(np.isnan(points[:, 0]))
-        return [stroke[~np.isnan(stroke[:, 0])].round(6).tolist() for stroke in np.split(points, ends)][:-1]
-
-    @property
-    def words(self):
-        return self.window.words.get_text()
-
-    @property
-    def title(self):
-        return self.window.field.get_title('left')
-
-
 @pytest.fixture
-def mouse(params, mnist, tmp_path, monkeypatch):
+def window(params, mnist, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pyplot, 'show', lambda block: None)
     read_digits.open_drawing_window(params, LENET, mnist[2][:, :20])
-    yield Mouse(pyplot.gcf().window)
+    figure = pyplot.gcf()
+    figure.canvas.draw()
+    figure.set_layout_engine('none')                       # everything has its place now
+    yield figure.window
     pyplot.close('all')
 
 
-def test_every_point_is_kept_and_the_whole_window_follows(mouse, params):
+def send(window, event, x, y, button=1):
+    """A mouse event at (x, y) of the field, in its heights."""
+    MouseEvent(event, window.figure.canvas, *window.field.transData.transform((x, y)), button)._process()
+
+
+def draw(window, *strokes, button=1):
+    for points in strokes:
+        for event, place in [('button_press_event', 0), *(('motion_notify_event', i) for i in range(1, len(points))),
+                             ('button_release_event', -1)]:
+            send(window, event, *points[place], button)
+    window.on_timer()
+
+
+def press(window, key):
+    KeyEvent('key_press_event', window.figure.canvas, key)._process()
+    window.on_timer()
+
+
+def click_clear(window):
+    for event in ('button_press_event', 'button_release_event'):
+        MouseEvent(event, window.figure.canvas, *window.button.ax.bbox.min + 5, 1)._process()
+    window.on_timer()
+
+
+def ink(window):
+    """The points (n, 2) that are shown."""
+    points = window.ink.get_xydata()
+    return points[~np.isnan(points[:, 0])]
+
+
+def test_every_point_is_kept_and_the_whole_window_follows_before_the_button_is_released(window, params):
     circle = [(1 + 0.3 * np.cos(t), 0.5 + 0.4 * np.sin(t)) for t in np.linspace(0, 6, 200)]
-    mouse.draw(circle)
-    np.testing.assert_allclose(mouse.ink[0][:200], circle, atol=0.01)          # 200 moves before the first redrawing
-    image = to_mnist(draw_strokes(mouse.window.strokes))
-    np.testing.assert_array_equal(mouse.window.image.get_array(), image)
+    send(window, 'button_press_event', *circle[0])
+    for point in circle[1:]:                               # all before the first redrawing
+        send(window, 'motion_notify_event', *point)
+    for _ in range(6):
+        window.on_timer()
+    np.testing.assert_allclose(ink(window), circle, atol=0.01)
+    image = to_mnist(draw_strokes(window.strokes))
+    np.testing.assert_array_equal(window.image.get_array(), image)
     outputs, p = (function(params, LENET, image.reshape(784, 1)) for function in (forward, predict))
-    np.testing.assert_array_equal([bar.get_height() for bar in mouse.window.bars], p[:, 0])
+    np.testing.assert_array_equal([bar.get_height() for bar in window.bars], p[:, 0])
     best, second = p[:, 0].argsort()[:-3:-1]
-    assert mouse.words == (f'read: {best}\nlast drawn: {best}, probability {vis_data.rounded(p[best, 0])}, '
-                           f'second guess {second} with {vis_data.rounded(p[second, 0])}')
+    assert window.words.get_text() == (f'read: {best}\nlast drawn: {best}, probability {rounded(p[best, 0])}, '
+                                       f'second guess {second} with {rounded(p[second, 0])}')
     for i in (2, 3):
-        shown = np.ma.filled(mouse.window.maps[i].get_array(), np.nan)
-        np.testing.assert_array_equal(shown, vis_data.tile(vis_data.first_maps(outputs[i])))
+        np.testing.assert_array_equal(np.ma.filled(window.maps[i].get_array(), np.nan), tile(first_maps(outputs[i])))
 
 
-def test_the_reading_follows_while_the_button_is_down(mouse):
-    mouse.at('button_press_event', 0.5, 0.1)
-    for y in np.linspace(0.15, 0.9, 10):
-        mouse.at('motion_notify_event', 0.5, y)
-        mouse.window.on_timer()
-        assert mouse.ink[0][-1] == pytest.approx([0.5, y], abs=0.01)
-    assert mouse.words.startswith('read: 1')
-
-
-def test_digits_side_by_side_are_read_as_a_row_and_the_last_drawn_is_shown(mouse):
-    mouse.draw(*moved(ONE, 1, 2), *moved(ONE, 1, 0), *moved(ONE, 1, 1))
-    mouse.draw([(1.3, 0.5), (1.7, 0.5)])                   # makes a cross of the second
-    row, note = mouse.words.splitlines()
+def test_digits_side_by_side_are_read_as_a_row_and_the_last_drawn_is_shown(window):
+    draw(window, *moved(ONE, 1, 2), *moved(ONE, 1, 0), *moved(ONE, 1, 1), [(1.3, 0.5), (1.7, 0.5)])
+    row, note = window.words.get_text().splitlines()
     assert row.startswith('read: 1 ') and row.endswith(' 1') and len(row) == len('read: 1 4 1')
     assert note.startswith(f'last drawn: {row[8]}, probability ')
-    assert np.ptp(np.nonzero(mouse.window.image.get_array())[1]) > 5
+    assert np.ptp(np.nonzero(window.image.get_array())[1]) > 5             # the cross in the middle
 
 
-def test_without_a_move_with_the_button_on_the_field_nothing_is_drawn(mouse):
-    mouse.at('motion_notify_event', 1, 0.5)
-    mouse.draw([(-0.1, 0.5), (1, 0.5)])
-    mouse.draw([(1, 0.5), (2, 0.5)], button=3)
-    mouse.draw([(1, 0.5)])                                 # nor by a click
-    assert mouse.words == 'nothing drawn yet' and mouse.ink == []
-    assert [bar.get_height() for bar in mouse.window.bars] == [0] * 10
-    mouse.draw([(1, 0.5), (9, 0.5)])                       # begun on the field, it may leave
-    np.testing.assert_allclose(mouse.ink, [[[1, 0.5], [9, 0.5], [9, 0.5]]], atol=0.01)
+def test_without_a_move_with_the_button_on_the_field_nothing_is_drawn(window):
+    send(window, 'motion_notify_event', 1, 0.5)
+    draw(window, [(-0.1, 0.5), (1, 0.5)])
+    draw(window, [(1, 0.5), (2, 0.5)], button=3)
+    draw(window, [(1, 0.5)])                               # nor by a click
+    assert window.words.get_text() == 'nothing drawn yet' and len(ink(window)) == 0
+    assert [bar.get_height() for bar in window.bars] == [0] * 10
+    draw(window, [(1, 0.5), (9, 0.5)])                     # begun on the field, it may leave
+    np.testing.assert_allclose(ink(window), [[1, 0.5], [9, 0.5], [9, 0.5]], atol=0.01)
 
 
-def test_u_takes_one_stroke_back_and_c_or_the_button_all(mouse):
-    mouse.draw(*ONE)
-    first = mouse.ink
-    mouse.draw([(1, 0.1), (1, 0.9)])
-    for expected in (first, [], []):
-        mouse.key('u')
-        assert mouse.ink == expected
-    for clear in (lambda: mouse.key('c'), mouse.click_clear):
-        mouse.draw(*FOUR)
+def test_u_takes_one_stroke_back_and_c_or_the_button_all(window):
+    draw(window, *ONE)
+    first = ink(window)
+    draw(window, [(1, 0.1), (1, 0.9)])
+    for expected in (first, first[:0], first[:0]):
+        press(window, 'u')
+        np.testing.assert_array_equal(ink(window), expected)
+    for clear in (lambda: press(window, 'c'), lambda: click_clear(window)):
+        draw(window, *FOUR)
         clear()
-        assert mouse.ink == [] and mouse.words == 'nothing drawn yet'
+        assert len(ink(window)) == 0 and window.words.get_text() == 'nothing drawn yet'
 
 
-def test_s_saves_under_a_free_name_that_the_window_shows_and_drawing_goes_on(mouse, tmp_path, monkeypatch):
+def test_s_saves_under_a_free_name_that_the_window_shows_and_drawing_goes_on(window, tmp_path, monkeypatch):
     (tmp_path / 'drawn-1.png').write_bytes(b'an earlier drawing')
-    mouse.draw(*ONE)
+    draw(window, *ONE)
     for path in (tmp_path / 'drawn-2.png', tmp_path / 'drawn-3.png'):
-        mouse.key('s')
-        assert mouse.title == f'saved as {path.name}' and path.stat().st_size > 10000
+        press(window, 's')
+        assert window.field.get_title('left') == f'saved as {path.name}' and path.stat().st_size > 10000
     assert (tmp_path / 'drawn-1.png').read_bytes() == b'an earlier drawing'
     (tmp_path / 'gone').mkdir()
     monkeypatch.chdir(tmp_path / 'gone')
     (tmp_path / 'gone').rmdir()
-    mouse.key('s')                                         # one line, and the window stays
-    assert 'No such file or directory' in mouse.title and '\n' not in mouse.title
-    mouse.draw([(1, 0.1), (1, 0.9)])
-    assert len(mouse.ink) == 2 and mouse.words.startswith('read: 1 1\n')
-
-
-def test_what_follows_the_mouse_is_what_a_full_draw_shows(mouse):
-    mouse.draw([(0.2, 0.2), (0.6, 0.3), (0.3, 0.8)])
-    mouse.key('s')                                         # draws in another size
-    mouse.draw([(1, 0.2), (1, 0.8)])
-    follows = np.array(mouse.canvas.buffer_rgba())
-    mouse.canvas.draw()
-    mouse.window.on_timer()
-    np.testing.assert_array_equal(follows, mouse.canvas.buffer_rgba())
+    press(window, 's')                                     # an error is one line, and the window stays
+    assert 'No such file or directory' in window.field.get_title('left')
+    assert '\n' not in window.field.get_title('left')
+    draw(window, [(1, 0.1), (1, 0.9)])
+    assert len(ink(window)) == 7 and window.words.get_text().startswith('read: 1 1\n')
+    follows = np.array(window.figure.canvas.buffer_rgba())
+    window.figure.canvas.draw()
+    window.on_timer()
+    np.testing.assert_array_equal(follows, window.figure.canvas.buffer_rgba())
     assert follows.std() > 1
 
 
-def test_the_window_fits_a_screen_of_768_lines_and_q_closes_it(mouse):
-    assert mouse.canvas.get_width_height()[1] < 700        # and a title and a task bar beside it
-    KeyEvent('key_press_event', mouse.canvas, 'q')._process()
+def test_the_window_fits_a_screen_of_768_lines_and_q_closes_it(window):
+    assert window.figure.canvas.get_width_height()[1] < 700        # and a title and a task bar beside it
+    KeyEvent('key_press_event', window.figure.canvas, 'q')._process()
     assert not pyplot.get_fignums()
 
 
