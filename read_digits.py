@@ -512,7 +512,6 @@ class DrawingWindow:
         self.strokes = []                # each a list of points (x, y) in heights of the field; the last may still grow
         self.drawing = False             # is the mouse button down?
         self.changed = False             # since all parts were last redrawn
-        self.ticks = itertools.count()   # of the timer
 
         outputs = forward(params, layers, images)
         maps = vis_data.count_maps(outputs)
@@ -529,6 +528,7 @@ class DrawingWindow:
         self.maps = {i: vis_data.draw_layer(axes[i], i, layers, outputs[i]) for i in maps}
         self.parts = {self.field: [self.ink], axes['words']: [self.words], axes['image']: [self.image],
                       axes['probabilities']: self.bars, **{image.axes: [image] for image in self.maps.values()}}
+        self.turns = itertools.cycle(self.parts)
         for artist in itertools.chain(*self.parts.values()):
             artist.set_animated(True)                    # so that drawing the window leaves it out
         self.button = Button(axes['clear'], 'clear', hovercolor='0.85')      # as always: another would draw the window
@@ -586,11 +586,11 @@ class DrawingWindow:
         begin, canvas = time.perf_counter(), self.figure.canvas
         points = [point for stroke in self.strokes for point in (*stroke, (np.nan, np.nan))]
         self.ink.set_data(*np.reshape(points, (-1, 2)).T)
-        turn = next(self.ticks) % len(self.parts)
-        if turn == 0 or not self.drawing:
+        turn = next(self.turns)
+        if turn is self.field or not self.drawing:
             self.read()
-        for i, (ax, artists) in enumerate(self.parts.items()):
-            if i in (0, turn) or not self.drawing:
+        for ax, artists in self.parts.items():
+            if ax in (self.field, turn) or not self.drawing:
                 canvas.restore_region(self.pixels[ax])
                 for artist in artists:
                     ax.draw_artist(artist)
