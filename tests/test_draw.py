@@ -26,9 +26,9 @@ ONE = [[(0.5, 0.1), (0.5, 0.5), (0.5, 0.9)]]
 
 @pytest.fixture(scope='module')
 def mnist():
-    """1,000 test images of MNIST, their labels, and LeNet after 150 iterations: enough to tell digits apart."""
-    xtrain, ytrain, _, _, xtest, ytest = load_mnist(True, np.float32, np.random.RandomState(0))
-    return xtest[:, :1000], ytest[:1000], trained_lenet(xtrain[:, :3000], ytrain[:3000], 150)
+    """500 test images of MNIST, their labels, and LeNet after 150 iterations: enough to tell digits apart."""
+    xtrain, ytrain, _, _, xtest, ytest = load_mnist(False, np.float32, np.random.RandomState(0))
+    return xtest, ytest, trained_lenet(xtrain, ytrain, 150)
 
 
 # The image
