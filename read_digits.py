@@ -644,7 +644,7 @@ def draw_strokes(strokes):
     blank = np.ones((100, 100), bool)
     for stroke in strokes:
         stroke = PEN_RADIUS + (100 - 2 * PEN_RADIUS) * (stroke - points.min(axis=0)) / side
-        x, y = ndimage.zoom(stroke, (100, 1), order=1).astype(int).T     # a hundred times as many points: no gaps
+        x, y = ndimage.zoom(stroke, (100, 1), order=1, mode='nearest').astype(int).T     # so many points leave no gap
         blank[y, x] = False
     return np.clip(PEN_RADIUS + 0.5 - ndimage.distance_transform_edt(blank), 0, 1)
 

@@ -108,6 +108,12 @@ def test_a_line_is_as_high_as_mnists_digits_and_as_wide_as_the_pen():
     assert image.sum() == pytest.approx(2 * read_digits.PEN_RADIUS / 5 * 20, rel=0.2)       # in whole pixels
 
 
+@pytest.mark.parametrize('num', [3, 16, 200])
+def test_the_number_of_points_that_the_mouse_reports_of_a_line_does_not_matter(num):
+    few, many = (to_mnist(draw_strokes([np.linspace((2.2, 0.1), (2, 0.3), n)])) for n in (2, num))
+    np.testing.assert_allclose(few, many, atol=0.3)
+
+
 @pytest.mark.parametrize('size', [0.05, 0.8])
 def test_what_lies_above_one_another_is_one_digit_and_what_stands_side_by_side_is_several(size):
     seven, [one], four = moved(SEVEN, size, 0), moved([[(1, 0), (1, 1)]], size, -0.35 * size), moved(FOUR, size, size)
