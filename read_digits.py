@@ -580,7 +580,7 @@ class DrawingWindow:
         self.changed = True
 
     def on_timer(self):
-        """Redraw what has changed: while one draws, the ink and, in turn, one other part, so that moves never wait."""
+        """Redraw what has changed: while one draws, the ink and one other part in turn, so that no move waits long."""
         if not self.changed:
             return
         begin, canvas = time.perf_counter(), self.figure.canvas
