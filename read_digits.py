@@ -27,9 +27,7 @@ if __name__ == '__main__':
 import matplotlib
 import numpy as np
 from matplotlib import pyplot
-from matplotlib.backend_bases import MouseButton
 from matplotlib.patches import Rectangle
-from matplotlib.widgets import Button
 from PIL import Image, ImageOps
 from scipy import ndimage
 
@@ -39,17 +37,9 @@ from vis_data import (
     ORANGE,
     STYLE,
     check_display,
-    count_maps,
-    draw_image,
-    draw_layer,
-    draw_probabilities,
     errors_in_one_line,
-    first_maps,
     load_model,
-    rounded,
     save_figure,
-    set_probabilities,
-    tile,
 )
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -499,9 +489,7 @@ def draw_reading(photo, lines):
 # The window to draw in
 # ---------------------------------------------------------------------------------------------------------------
 
-PEN_WIDTH = 0.035        # on the screen, of the field's height
-PEN_RADIUS = 1.2         # in what the net gets, in its pixels: digits then have as much ink as MNIST's, 100 pixels
-FINE = 5                 # a stroke is drawn in pixels so many times finer than MNIST's
+PEN_RADIUS = 6           # on a canvas of 100 x 100 pixels: digits then have as much ink as MNIST's
 
 
 class DrawingWindow:
@@ -511,218 +499,168 @@ class DrawingWindow:
     params, layers  a network on MNIST
     images          (784, n) images whose maps set the colour scales, which then stay the same
 
-    Every point that the mouse reports is kept. While a program is busy, toolkits keep only the mouse's latest position,
-    which turns a curve into a polygon. So a move of the mouse adds a point and does nothing else, and a timer redraws
-    the window, part by part, at most 30 times a second.
+    While a program is busy, toolkits merge the moves of the mouse, which turns a curve into a polygon. So a move only
+    adds a point, and a timer redraws what changes, part by part, over the pixels of what stays.
     """
 
-    @matplotlib.rc_context(STYLE)
     def __init__(self, figure, params, layers, images):
+        from matplotlib.widgets import Button
+
+        import vis_data  # not at the top of the file: without matplotlib, reading a photo starts 0.9 s sooner
+
         self.figure, self.params, self.layers = figure, params, layers
         self.strokes = []                # each a list of points (x, y) in heights of the field; the last may still grow
         self.drawing = False             # is the mouse button down?
-        self.changed = False             # since the net last read what is drawn
-        self.waiting = []                # axes that do not show yet what the net has read
-        self.pause = 0                   # until when only the ink is redrawn, if one draws
-        self.backgrounds = {}            # axes -> its pixels without what moves
+        self.changed = False             # since all parts were last redrawn
 
         outputs = forward(params, layers, images)
-        maps = count_maps(outputs)
+        maps = vis_data.count_maps(outputs)
         rows = [['words', 'clear'], ['field', 'image'], *([i, 'probabilities'] for i in maps or ['field'])]
-        figure.set_size_inches(9.8, 6.6)                 # a screen of 768 lines has room for it
-        figure.set_layout_engine('constrained', rect=(0.02, 0.01, 0.96, 0.98))
         axes = figure.subplot_mosaic(rows, width_ratios=(7, 2.5), height_ratios=[0.5] + [2] * (len(rows) - 1))
         axes['words'].set_axis_off()
-        self.words = axes['words'].text(0, 0.95, '', va='top', fontsize=15, in_layout=False)
-        self.note = axes['words'].text(0, 0.05, '', va='bottom', in_layout=False)
+        self.words = axes['words'].text(0, 1, '', va='top', fontsize=12, linespacing=1.3, in_layout=False)
         self.field = axes['field']
         self.field.set(xlim=(0, 3.7), ylim=(1, 0), aspect='equal', anchor='W', facecolor='black', xticks=[], yticks=[],
-                       title='draw a digit here, or several side by side (c clear, u undo, s save, q quit)')
-        self.field.spines[:].set_visible(False)
-        self.ink, = self.field.plot([], [], color='white', solid_capstyle='round', solid_joinstyle='round')
-        self.image = draw_image(axes['image'], np.zeros((28, 28)), 'what the net gets, 28 x 28')
-        self.bars = draw_probabilities(axes['probabilities'], np.zeros(10))
-        self.maps = {i: draw_layer(axes[i], i, layers, outputs[i]) for i in maps}
-        self.button = Button(axes['clear'], 'clear')
+                       title='draw a digit here, or several side by side', xlabel='c clear, u undo, s save, q quit')
+        self.ink, = self.field.plot([], [], 'white', lw=4, solid_capstyle='round', solid_joinstyle='round')
+        self.image = vis_data.draw_image(axes['image'], np.zeros((28, 28)), 'what the net gets, 28 x 28')
+        self.bars = vis_data.draw_probabilities(axes['probabilities'], np.zeros(10))
+        self.maps = {i: vis_data.draw_layer(axes[i], i, layers, outputs[i]) for i in maps}
+        self.parts = {self.field: [self.ink], axes['words']: [self.words], axes['image']: [self.image],
+                      axes['probabilities']: self.bars, **{image.axes: [image] for image in self.maps.values()}}
+        self.turns = itertools.cycle(self.parts)
+        for artist in itertools.chain(*self.parts.values()):
+            artist.set_animated(True)                    # so that drawing the window leaves it out
+        self.button = Button(axes['clear'], 'clear', hovercolor='0.85')      # as always: another would draw the window
         self.button.ax.spines[:].set_visible(False)
         self.button.on_clicked(lambda event: self.keep([]))
 
-        self.moving = {self.field: [self.ink], axes['words']: [self.words, self.note], axes['image']: [self.image],
-                       axes['probabilities']: self.bars, **{image.axes: [image] for image in self.maps.values()}}
-        for artist in itertools.chain(*self.moving.values()):
-            artist.set_animated(True)                    # so that drawing the window leaves it out
-        self.connect()
-        self.read()
-
-    def connect(self):
-        canvas = self.figure.canvas
-        for name, method in (('button_press_event', self.on_press), ('motion_notify_event', self.on_move),
-                             ('button_release_event', self.on_release), ('key_press_event', self.on_key),
-                             ('draw_event', self.on_draw), ('close_event', self.on_close)):
-            canvas.mpl_connect(name, method)
-        self.timer = canvas.new_timer(interval=30)       # milliseconds
-        self.timer.add_callback(self.on_timer)
+        for name in ('button_press_event', 'motion_notify_event', 'button_release_event'):
+            figure.canvas.mpl_connect(name, self.on_mouse)
+        figure.canvas.mpl_connect('key_press_event', self.on_key)
+        figure.canvas.mpl_connect('draw_event', self.on_draw)
+        figure.canvas.mpl_connect('close_event', lambda event: self.timer.stop())
+        self.timer = figure.canvas.new_timer(interval=33, callbacks=[(self.on_timer, (), {})])
         self.timer.start()
 
-    def on_close(self, event):
-        self.timer.stop()
-
-    def on_press(self, event):
-        if event.inaxes is self.field and event.button == MouseButton.LEFT:
+    def on_mouse(self, event):
+        """A stroke begins with the left button on the field, and ends where the button is released."""
+        if event.name == 'button_press_event' and event.button == 1 and event.inaxes is self.field:
             self.strokes.append([])
-            self.drawing = True
-            self.pause = time.perf_counter() + 0.2       # not before there is something to read
-            self.on_move(event)
-
-    def on_move(self, event):
-        if self.drawing:                                 # also beyond the edges of the field
+            self.drawing = self.changed = True
+        if self.drawing:
             self.strokes[-1].append(self.field.transData.inverted().transform((event.x, event.y)))
-            self.changed = True
-
-    def on_release(self, event):
-        self.on_move(event)
-        if self.drawing and not np.ptp(self.strokes[-1], axis=0).any():
-            self.strokes.pop()                           # a click that brought the window to the front, not a digit
-        self.drawing = False
+        if self.drawing and event.name == 'button_release_event':
+            self.drawing = False
+            if not np.ptp(self.strokes[-1], axis=0).any():
+                self.strokes.pop()                       # a click that brought the window to the front, not a digit
 
     def on_key(self, event):
-        if event.key == 'c':
-            self.keep([])
-        elif event.key == 'u':
-            self.keep(self.strokes[:-1])
+        if event.key in ('c', 'u'):
+            self.keep(self.strokes[:-1] if event.key == 'u' else [])
         elif event.key == 's':
             self.save()
-        elif event.key == 'q':
-            pyplot.close(self.figure)
 
     def keep(self, strokes):
         self.strokes, self.drawing, self.changed = strokes, False, True
 
     def save(self):
-        """Save the window under a name that is still free."""
+        """Save the window under a name that is still free, and say in it which."""
         path = next(path for path in map('drawn-{}.png'.format, itertools.count(1)) if not os.path.lexists(path))
         try:
-            save_figure(path, self.figure)
-            self.note.set_text(f'saved as {path}')
+            self.figure.savefig(path, dpi=150)
+            self.field.set_title(f'saved as {path}', loc='left')
         except OSError as error:                         # not the end: the drawing is still there
-            self.note.set_text(testLeNet.one_line(error))
+            self.field.set_title(testLeNet.one_line(error), loc='left')
         self.figure.canvas.draw()                        # saving has drawn in another size
 
+    def on_draw(self, event):
+        """The window has been drawn but for what changes: remember its pixels, and let the timer add the rest."""
+        self.pixels = {ax: self.figure.canvas.copy_from_bbox(ax.bbox.padded(2)) for ax in self.parts}
+        self.changed = True
+
     def on_timer(self):
-        """Redraw the ink, and the rest part by part, which may take a quarter of the time while one draws."""
-        begin = time.perf_counter()
-        if self.changed:
-            points = [point for stroke in self.strokes for point in (*stroke, (np.nan, np.nan))]
-            self.ink.set_data(*np.reshape(points, (-1, 2)).T)
-            self.show(self.field)
-        if self.drawing and begin < self.pause:
+        """Redraw what has changed: while one draws, the ink and one other part in turn, so that no move waits long."""
+        if not self.changed:
             return
-        if self.changed and not self.waiting:
+        begin, canvas = time.perf_counter(), self.figure.canvas
+        points = [point for stroke in self.strokes for point in (*stroke, (np.nan, np.nan))]
+        self.ink.set_data(*np.reshape(points, (-1, 2)).T)
+        turn = next(self.turns)
+        if turn is self.field or not self.drawing:
             self.read()
-        while self.waiting:
-            self.show(self.waiting.pop(0))
-            if time.perf_counter() - begin > 0.01:
-                break
-        end = time.perf_counter()
-        self.pause = end + 3 * (end - begin)
+        for ax, artists in self.parts.items():
+            if ax in (self.field, turn) or not self.drawing:
+                canvas.restore_region(self.pixels[ax])
+                for artist in artists:
+                    ax.draw_artist(artist)
+                canvas.blit(ax.bbox.padded(2))
+        if hasattr(canvas, 'queue_draw'):                # matplotlib's blit does nothing in GTK 4
+            canvas.queue_draw()
+        self.changed = self.drawing
+        self.timer.interval = max(33, 3000 * (time.perf_counter() - begin))      # ms: most of the time is for the mouse
 
     def read(self):
-        """Let the net read what is drawn; the maps and probabilities are those of the digit drawn last."""
-        self.changed = False
+        """Let the net read what is drawn; the image, maps and probabilities are those of the digit drawn last."""
+        from vis_data import first_maps, rounded, set_probabilities, tile
+
         digits = split_digits(self.strokes)
-        images = [to_mnist(draw_strokes(digit)) for digit in digits] or [np.zeros((28, 28), np.float32)]
+        images = np.array([to_mnist(draw_strokes(digit)) for digit in digits] or np.zeros((1, 28, 28)), np.float32)
         last = next((j for j, digit in enumerate(digits) if digit[-1] is self.strokes[-1]), 0)
-        columns = np.reshape(images, (-1, 784)).T
-        outputs = forward(self.params, self.layers, columns[:, [last]])
-        probabilities = predict(self.params, self.layers, columns)
+        outputs = forward(self.params, self.layers, images[last].reshape(784, 1))
+        probabilities = predict(self.params, self.layers, images.reshape(-1, 784).T)
+        p = probabilities[:, last] if digits else np.zeros(10)
         self.image.set_data(images[last])
         for i, image in self.maps.items():
             image.set_data(tile(first_maps(outputs[i])))
-        p = probabilities[:, last] if digits else np.zeros(10)
         set_probabilities(self.bars, p)
-        if digits:
-            second = np.argsort(p)[-2]
-            row = probabilities.argmax(axis=0)
-            self.words.set_text(f"read: {' '.join(map(str, row))}")
-            self.note.set_text((f'last drawn: {row[last]}, ' if len(row) > 1 else '') +
-                               f'probability {rounded(p.max())}, second guess {second} with {rounded(p[second])}')
-        else:
-            self.words.set_text('nothing drawn yet')
-            self.note.set_text('')
-        self.waiting = [ax for ax in self.moving if ax is not self.field]
-
-    def on_draw(self, event):
-        """The whole window has been drawn but for what moves: remember its pixels, and add what moves."""
-        canvas = self.figure.canvas
-        if not canvas.is_saving():
-            self.ink.set_linewidth(PEN_WIDTH * self.field.bbox.height * 72 / self.figure.dpi)
-            self.backgrounds = {ax: canvas.copy_from_bbox(ax.bbox.padded(2)) for ax in self.moving}
-            for ax in self.moving:
-                self.draw_moving(ax)
-
-    def draw_moving(self, ax):
-        for artist in self.moving[ax]:
-            ax.draw_artist(artist)
-
-    def show(self, ax):
-        """Redraw what moves in an axes, and nothing else."""
-        canvas = self.figure.canvas
-        if ax in self.backgrounds:
-            canvas.restore_region(self.backgrounds[ax])
-            self.draw_moving(ax)
-            canvas.blit(ax.bbox.padded(2))
-            if hasattr(canvas, 'queue_draw'):            # matplotlib's blit does nothing in GTK 4
-                canvas.queue_draw()
+        row = ' '.join(map(str, probabilities.argmax(axis=0)))
+        second, best = p.argsort()[-2:]
+        note = f'last drawn: {best}, probability {rounded(p[best])}, second guess {second} with {rounded(p[second])}'
+        self.words.set_text(f'read: {row}\n{note}' if digits else 'nothing drawn yet')
 
 
 def split_digits(strokes):
-    """The digits of a row, from left to right: a list of lists of strokes, in the order in which they were drawn.
-
-    strokes  list of strokes, each a list of points (x, y)
+    """Group strokes, lists of points (x, y), into digits: a list of lists of strokes, from left to right.
 
     A stroke belongs to a digit if it lies above or below it with a third of its width, or of the digit's.
     """
-    columns = [np.array(stroke).T for stroke in strokes]
+    columns = [np.transpose(stroke) for stroke in strokes]
     margin = 0.02 * max((np.ptp(y) for _, y in columns), default=0)      # since an upright line has no width
-    edges = [(x.min() - margin, x.max() + margin) for x, _ in columns]
-    digits = []                                                          # lists of indices of strokes
-    for j in sorted(range(len(strokes)), key=edges.__getitem__):
-        left, right = edges[j]
-        if digits:
-            begin, end = edges[digits[-1][0]][0], max(edges[i][1] for i in digits[-1])
-            if min(right, end) - left >= min(right - left, end - begin) / 3:
-                digits[-1].append(j)
-                continue
-        digits.append([j])
-    return [[strokes[j] for j in sorted(digit)] for digit in digits]
+    digits = []                                                          # left edge, right edge, indices of strokes
+    for left, right, j in sorted((min(x) - margin, max(x) + margin, j) for j, (x, _) in enumerate(columns)):
+        if digits and min(right, digits[-1][1]) - left >= min(right - left, digits[-1][1] - digits[-1][0]) / 3:
+            digits[-1][1] = max(right, digits[-1][1])
+            digits[-1][2].append(j)
+        else:
+            digits.append([left, right, [j]])
+    return [[strokes[j] for j in sorted(indices)] for _, _, indices in digits]
 
 
 def draw_strokes(strokes):
-    """Draw the strokes of a digit, whatever their size, as large as `to_mnist` makes them, only finer.
-
-    strokes  list of strokes, each a list of points (x, y)
-
-    Returns a canvas for `to_mnist`: square, 0..1.
-    """
-    strokes = [np.array(stroke) for stroke in strokes]
+    """Draw the strokes of a digit, lists of points (x, y), as large as fits on a canvas (100, 100) of ink in 0..1."""
     points = np.concatenate(strokes)
     side = max(np.ptp(points, axis=0).max(), 1e-3)       # it has none before the first move
-    blank = np.ones((20 * FINE, 20 * FINE), bool)
+    blank = np.ones((100, 100), bool)
     for stroke in strokes:
-        stroke = FINE * ((20 - 2 * PEN_RADIUS) / side * (stroke - points.min(axis=0)) + PEN_RADIUS)
-        length = np.insert(np.cumsum(np.hypot(*np.diff(stroke, axis=0).T)), 0, 0)    # of the stroke up to each point
-        x, y = (np.interp(np.arange(0, length[-1] + 0.5, 0.5), length, column) for column in stroke.T)
-        blank[y.astype(int), x.astype(int)] = False
-    return np.clip(FINE * PEN_RADIUS + 0.5 - ndimage.distance_transform_edt(blank), 0, 1)
+        stroke = PEN_RADIUS + (100 - 2 * PEN_RADIUS) * (stroke - points.min(axis=0)) / side
+        x, y = ndimage.zoom(stroke, (100, 1), order=1, mode='nearest').astype(int).T     # so many points leave no gap
+        blank[y, x] = False
+    return np.clip(PEN_RADIUS + 0.5 - ndimage.distance_transform_edt(blank), 0, 1)
 
 
 def open_drawing_window(params, layers, images):
     """Let the user draw until the window is closed; the arguments are those of DrawingWindow."""
-    with matplotlib.rc_context({'toolbar': 'None'}):
-        figure = pyplot.figure('Draw a digit')
-    figure.canvas.mpl_disconnect(figure.canvas.manager.key_press_handler_id)     # c, s and q mean something else there
-    figure.window = DrawingWindow(figure, params, layers, images)                # kept: callbacks are weak references
-    pyplot.show(block=True)
+    from matplotlib import pyplot
+
+    import vis_data
+
+    keys = dict.fromkeys(['keymap.grid', 'keymap.grid_minor', 'keymap.xscale', 'keymap.yscale'], [])      # g, k, l
+    with pyplot.rc_context({**vis_data.STYLE, 'toolbar': 'None', **keys}):
+        figure = pyplot.figure('Draw a digit', figsize=(9.8, 6.6))       # a screen of 768 lines has room for it
+        figure.set_layout_engine('constrained', rect=(0.02, 0.01, 0.96, 0.98))
+        figure.window = DrawingWindow(figure, params, layers, images)    # kept: callbacks are weak references
+        pyplot.show(block=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------
