@@ -395,6 +395,35 @@ def load_params(path):
                          f'{type(error).__name__}: {error}') from None
 
 
+def load_model(path):
+    """Load a saved model on MNIST: (params, layers, run).
+
+    run  dict with the `history` of the training, its `seed`, and `num_test`, how many images it was tested on;
+         None if the file does not hold them
+
+    A file without layers is taken for LeNet, so that the variable `params` alone, saved by Octave, will do.
+    Raises ValueError if the file is no model or not one on MNIST, OSError if it can't be read.
+    """
+    try:
+        params, extra = load_params(path)
+    except FileNotFoundError:
+        raise ValueError(f'{path}: no such file; python testLeNet.py{model_flag(path)} makes one') from None
+    layers = extra.get('layers', get_lenet())
+    try:
+        image_shape, num = check_params(params, layers)[0][1], layers[len(layers)]['num']
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from None
+    if (*image_shape, num) != (28, 28, 1, 10):
+        raise ValueError(f'{path}: the network takes images of shape {image_shape} and has {num} classes; '
+                         'expected (28, 28, 1) and 10, as MNIST has')
+    try:
+        recipe = extra['recipe']
+        run = {'history': extra['history'], 'seed': recipe['seed'], 'num_test': 10000 if recipe['fullset'] else 500}
+    except (LookupError, TypeError):
+        run = None
+    return params, layers, run
+
+
 def _checksum(content):
     return hashlib.sha256(content).hexdigest().encode()
 
@@ -537,6 +566,15 @@ def one_line(error):
     if isinstance(error, OSError) and error.strerror:
         text = f'{error.strerror}: {error.filename}' if error.filename else error.strerror
     return ' '.join(text.split())
+
+
+@contextlib.contextmanager
+def errors_in_one_line(script):
+    """Within this block a wrong flag, file or model ends the script in one line, with its name, and a non-zero exit."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        sys.exit(f'{script}: error: {one_line(error)}')
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ Each is drawn by a function that takes arrays and structures and returns a matpl
 """
 
 import argparse
-import contextlib
 import io
 import math
 import os
@@ -36,8 +35,8 @@ from matplotlib import pyplot
 from matplotlib.colors import Normalize
 from matplotlib.ticker import LogLocator
 
-from cnn_lenet import check_params, forward, load_mnist, predict
-from testLeNet import load_params, write_whole
+from cnn_lenet import forward, load_mnist, predict
+from testLeNet import errors_in_one_line, load_model, write_whole
 
 DPI = 150                # of the PNG files
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'     # Okabe and Ito's palette, safe for colour-blind readers
@@ -337,44 +336,6 @@ def get_parser():
                         help='where the pictures go; made if it is not there (default: the current folder)')
     parser.add_argument('--show', action='store_true', help='also show the pictures in windows')
     return parser
-
-
-@contextlib.contextmanager
-def errors_in_one_line(script):
-    """Within this block a wrong flag, file or model ends the script in one line, with its name, and a non-zero exit."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        sys.exit(f'{script}: error: {testLeNet.one_line(error)}')
-
-
-def load_model(path):
-    """Load a saved model on MNIST: (params, layers, run).
-
-    run  dict with the `history` of the training, its `seed`, and `num_test`, how many images it was tested on;
-         None if the file does not hold them
-
-    A file without layers is taken for LeNet, so that the variable `params` alone, saved by Octave, will do.
-    Raises ValueError if the file is no model or not one on MNIST, OSError if it can't be read.
-    """
-    try:
-        params, extra = load_params(path)
-    except FileNotFoundError:
-        raise ValueError(f'{path}: no such file; python testLeNet.py{testLeNet.model_flag(path)} makes one') from None
-    layers = extra.get('layers', testLeNet.get_lenet())
-    try:
-        image_shape, num = check_params(params, layers)[0][1], layers[len(layers)]['num']
-    except ValueError as error:
-        raise ValueError(f'{path}: {error}') from None
-    if (*image_shape, num) != (28, 28, 1, 10):
-        raise ValueError(f'{path}: the network takes images of shape {image_shape} and has {num} classes; '
-                         'expected (28, 28, 1) and 10, as MNIST has')
-    try:
-        recipe = extra['recipe']
-        run = {'history': extra['history'], 'seed': recipe['seed'], 'num_test': 10000 if recipe['fullset'] else 500}
-    except (LookupError, TypeError):
-        run = None
-    return params, layers, run
 
 
 def save_figure(path, figure):
