@@ -139,8 +139,11 @@ def test_a_loose_bar_belongs_to_its_digit_and_specks_to_none(params):
     np.ones((300, 400, 3)), np.zeros((300, 400, 3)), np.ones((1, 1, 3)),
     photograph(np.zeros((300, 400)), np.random.RandomState(0), noise=0.05),
     photograph(np.zeros((300, 400)), np.random.RandomState(0), light=np.linspace(0.2, 1, 400)),
-    photograph(np.zeros((300, 400)), np.random.RandomState(0), lines=ruled(np.zeros((300, 400)), squared=True))],
-    ids=['white', 'black', 'one pixel', 'grain', 'gradient of light', 'squared'])
+    photograph(np.zeros((300, 400)), np.random.RandomState(0), light=in_shadow(np.zeros((300, 400)))),
+    photograph(np.zeros((300, 400)), np.random.RandomState(0), lines=ruled(np.zeros((300, 400)), squared=True)),
+    on_table(photograph(np.zeros((300, 400)), np.random.RandomState(0))),
+    photograph(np.pad(np.ones((80, 120)), ((100, 120), (130, 150))), np.random.RandomState(0))],
+    ids=['white', 'black', 'one pixel', 'grain', 'gradient of light', 'shadow', 'squared', 'dark table', 'blob'])
 def test_nothing_is_read_where_nothing_is_written(photo, params):
     assert read_photo(np.asarray(photo, np.float32), params, LENET) == []
 
