@@ -278,8 +278,9 @@ def _gradients(x, w, diff, layer, need_input_od):
 def _windows(x, layer):
     """All windows (i, j) of x (h, w, c, n): (h_out, w_out, k*k*c, n).
 
-    They are a view of k copies of x, not the k*k copies that im2col makes: copies[r, b] is what row r of the (padded)
-    image has in column b of the windows, so that k rows of `copies` make the windows at one height.
+    copies[r, b, :, j] is pixel (r, j * stride + b) of the (padded) image: what row r has in column b of window j. The k
+    rows from i * stride on hold, one after the other in memory, the k*k*c numbers of the windows (i, j). So the windows
+    are a view of k copies of x, where im2col makes k*k.
     """
     k, stride = layer['k'], layer['stride']
     h_out, w_out = _output_size(*x.shape[:2], layer)
@@ -288,10 +289,10 @@ def _windows(x, layer):
     copies = np.empty((h, k, c, w_out, n), x.dtype)
     for b in range(k):
         copies[:, b] = x[:, b:b + stride * w_out:stride].swapaxes(1, 2)
-    # How far it is in memory from one window, and from one number of a window, to the next. (To ask sliding_window_view
-    # for this view takes 6 % of an iteration.)
-    row, _, channel, column, image = copies.strides
-    return np.ndarray((h_out, w_out, k * k * c, n), x.dtype, copies, strides=(stride * row, column, channel, image))
+    # How far it is in memory to the window below, to the next window, to the next number of a window, and to the next
+    # image. (To ask sliding_window_view for this view takes 6 % of an iteration.)
+    row, _, number, window, image = copies.strides
+    return np.ndarray((h_out, w_out, k * k * c, n), x.dtype, copies, strides=(stride * row, window, number, image))
 
 
 def _places(layer, h_out, w_out):
@@ -935,7 +936,7 @@ def _brief(value):
 # off an iteration of LeNet, where it is used in layer 4. Skip this section unless you want to know how it is done.
 #
 # Go down one column of an image: k weights w slide over p = m + k - 1 numbers x and give m outputs, out[i] = the sum of
-# w[a] x[i + a] over a. Weigh every output with a number d[i], and add up:
+# w[a] x[i + a] over a. Multiply every output by a number d[i], and add up:
 #
 #     S = sum of d[i] w[a] x[i + a] over all i and a                 m k products of three factors
 #
@@ -978,7 +979,7 @@ def _brief(value):
 #
 # The price: rounding errors are three to four times those of the plain sums. A NaN or an infinity makes NaN of all
 # rows of the strips that it is in. Numbers on the way are large: (D d) (W w) at the points 4 and -4 is up to
-# 1 + 4 + ... + 4**7 = 21,845 times the largest coefficient, so that in float32 a gradient with respect to the input
+# 1 + 4 + ... + 4**7 = 21,845 times the largest c[j], so that in float32 a gradient with respect to the input
 # overflows from 1e34 on, not only from 3e38.
 #
 # Sources: Toom (1963) and Cook (1966) for products of polynomials, Winograd (Arithmetic Complexity of Computations,
@@ -1030,6 +1031,7 @@ def _correlate_in_strips(x, w, layer):
     for i in range(0, len(out), m):
         x_rows, out_rows = x[i:i + p], out[i:i + m]    # in the last strip, rows that are not there count as 0
         x_values = _times(X[:, :len(x_rows)], x_rows)                            # (p, width, c, n)
+        # k columns of c channels lie one after the other in memory, so the windows are a view: (p, w_out, k*c, n).
         windows = np.ndarray((p, width - k + 1, k * c, n), x_values.dtype, x_values, strides=x_values.strides)
         out_rows[:] = _times(D[:, :len(out_rows)].T, w_values @ windows)
     return out
@@ -1048,8 +1050,8 @@ def _gradients_in_strips(x, w, diff, layer, need_input_od):
         x_rows, d_rows = x[i:i + p], diff[i:i + m]     # in the last strip, rows that are not there count as 0
         x_values = _times(X[:, :len(x_rows)], x_rows)                            # (p, width, c, n)
         d_values = _times(D[:, :len(d_rows)], d_rows)                            # (p, w_out, num, n)
-        # As in `_gradients`, one product for all windows of a row: what they have in column b is side by side in
-        # x_beside, from its column b*n on.
+        # As in `_gradients`, one product for all windows of a row: what they have in column b is
+        # x_beside[..., b*n:(b + w_out)*n].
         x_beside = np.ascontiguousarray(x_values.swapaxes(1, 2)).reshape(p, c, width * n)
         d_beside = d_values.swapaxes(1, 2).reshape(p, 1, num, w_out * n)
         point, channel, image = x_beside.strides
@@ -1057,7 +1059,7 @@ def _gradients_in_strips(x, w, diff, layer, need_input_od):
         w_sums += windows @ d_beside.swapaxes(2, 3)
         if need_input_od:
             products = (w_values @ d_values).reshape(p, w_out, k, c, n)
-            x_sums = np.zeros_like(x_values)                                     # (D d) (W w) of this one
+            x_sums = np.zeros_like(x_values)                                     # (D d) (W w) of this strip
             for j in range(w_out):
                 x_sums[:, j:j + k] += products[:, j]
             od[i:i + p] += _times(X[:, :len(x_rows)].T, x_sums)
@@ -1090,7 +1092,7 @@ def _spread(function, blocks, threads):
             yield from map(function, blocks)
         elif len(blocks) > threads:
             yield from _thread_pool(threads).map(function, blocks)
-        else:                                          # one is for the calling thread: takes 5 % off an iteration
+        else:                                          # the calling thread takes one too: 5 % off an iteration
             others = _thread_pool(threads).map(function, blocks[1:])
             yield function(blocks[0])
             yield from others

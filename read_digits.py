@@ -19,7 +19,7 @@ import testLeNet  # which sets up BLAS, and so comes before NumPy
 
 # isort: split
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps  # Pillow, which matplotlib brings
 from scipy import ndimage
 
 from cnn_lenet import forward, load_mnist, predict
@@ -35,23 +35,19 @@ def to_mnist(canvas):
 
     canvas  (height, width) of any size: 0 where nothing is drawn, up to 1 where there is ink
 
-    Returns (28, 28) pixels in 0..1. The drawing's bounding box is scaled to fit 20 x 20, with its proportions; every
-    pixel is the mean of the area that it covers, which makes the edges grey; then the whole is moved so that its
-    centre of mass comes to the middle of the image, by whole pixels. An empty canvas gives an empty image.
-    Strokes far thinner or thicker than any of MNIST are first brought to a usual width.
+    Returns (28, 28) pixels in 0..1. Strokes far thinner or thicker than any of MNIST are brought to a usual width. The
+    drawing's bounding box is scaled to fit 20 x 20, with its proportions; every pixel is the mean of the area that it
+    covers, which makes the edges grey; then the whole is moved so that its centre of mass comes to the middle of the
+    image, by whole pixels. An empty canvas gives an empty image.
     Source: LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, 1998,
-    section III A, and the MNIST page. The middle is pixel (14, 14): so it is in all of MNIST, half a pixel at most off.
+    section III A, and the MNIST page. The middle is pixel (14, 14), as in all of MNIST, to within half a pixel.
     """
-    image = np.zeros((28, 28), np.float32)
     if not canvas.any():
-        return image
+        return np.zeros((28, 28), np.float32)
     digit = _scaled(with_usual_strokes(ink_box(canvas)), 20)
-    h, w = digit.shape
-    top = 14 - np.average(np.arange(h), weights=digit.sum(axis=1))
-    left = 14 - np.average(np.arange(w), weights=digit.sum(axis=0))
-    top, left = np.clip(round(top), 0, 28 - h), np.clip(round(left), 0, 28 - w)
-    image[top:top + h, left:left + w] = digit
-    return image
+    room = 28 - np.array(digit.shape)
+    top, left = np.clip(np.round(14 - np.array(ndimage.center_of_mass(digit))).astype(int), 0, room)
+    return np.pad(digit, ((top, room[0] - top), (left, room[1] - left))).astype(np.float32)
 
 
 def with_usual_strokes(box):
@@ -62,17 +58,18 @@ def with_usual_strokes(box):
     width = stroke_width(box) * 20 / max(box.shape)
     if 1.3 <= width <= 4.5:
         return box
-    inked = np.pad(_scaled(box, 120) > 0.5, 12)                     # six pixels are one of MNIST's
+    pixel = max(6, max(box.shape) / 20)                             # of MNIST's, in pixels of `inked`
+    inked = np.pad(_scaled(box, round(20 * pixel)) > 0.5, round(2 * pixel))
     if not inked.any():
         return box
-    outside = ndimage.distance_transform_edt(~inked) - ndimage.distance_transform_edt(inked)
-    wanted = 6 * (2.2 if width < 1.3 else 3)
+    outside = ndimage.distance_transform_edt(~inked) - ndimage.distance_transform_edt(inked)      # of the outline
+    wanted = pixel * (2.2 if width < 1.3 else 3)
     return ink_box(np.clip(0.5 + (wanted - stroke_width(inked)) / 2 - outside, 0, 1))
 
 
 def stroke_width(ink):
     """How wide the strokes of ink (h, w) in 0..1 are, in pixels: twice the area over the length of the outline, which
-    is the sum of the gradient's size."""
+    is the sum of the gradient's magnitude."""
     ink = np.pad(np.asarray(ink, np.float32), 1)
     outline = np.hypot(np.diff(ink, axis=0, append=0), np.diff(ink, axis=1, append=0)).sum()
     return 2 * ink.sum() / max(outline, 1e-9)
@@ -112,7 +109,7 @@ Digit = collections.namedtuple('Digit', 'box image probabilities')
 def load_photo(path):
     """Read a picture file: (h, w, 3) float32 in 0..1, upright, and no side longer than LONGEST_SIDE.
 
-    Raises OSError or ValueError if it can't be read. What is transparent becomes the paper: white, or black beneath
+    Raises ValueError if it can't be read. What is transparent becomes the paper: white, or black beneath
     light ink.
     """
     try:
@@ -125,8 +122,6 @@ def load_photo(path):
                 picture = Image.fromarray((grey * (255 / max(grey.max(), 1))).astype(np.uint8))
             picture = picture.convert('RGBA')
             picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
-    except FileNotFoundError:
-        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f'{path}: not a picture that can be read ({error})') from None
     pixels = np.asarray(picture, np.float32) / 255
@@ -158,12 +153,12 @@ def darkness(grey, width):
     grey   (h, w) brightness, at least 0
     width  of strokes, in pixels
 
-    Paper is what a closing leaves: the brightness of the darkest square that fits around the pixel. So strokes, which
-    are narrower than the square, vanish, while the edge of a shadow stays as sharp as it is. What lies outside of the
-    photo counts as dark, so that a dark table that shows around the paper is paper too. The quotient with the paper
-    takes out light and shadow.
+    Paper is what a closing leaves: of all squares that contain the pixel, the least of their brightest pixels. So
+    strokes, which are narrower than a square, vanish, while the edge of a shadow stays as sharp as it is. What lies
+    outside of the photo counts as dark, so that a dark table that shows around the paper is paper too. The quotient
+    with the paper takes out light and shadow.
     """
-    size = int(3.5 * width) + 4 | 1
+    size = 2 * int(1.75 * width) + 5                                     # odd
     grey = ndimage.gaussian_filter(grey, np.clip(width / 6, 0.5, 3), truncate=3)                  # against noise
     paper = ndimage.grey_closing(np.pad(grey, size), (size, size))[size:-size, size:-size]
     dark = (paper - grey) / np.maximum(paper, max(paper.max() / 2, 1e-3))      # the grain of a dark table stays faint
@@ -175,7 +170,7 @@ def find_ink(photo):
 
     Returns the darkness (h, w) and the number of the part that each pixel is in (h, w), 0 for none. Ink is what stands
     out from noise and is at least a third as dark as the ink of this photo is on average; a part of it must have a core
-    of twice that. Parts that touch the photo's edge do not belong to a whole digit.
+    nearly twice as dark. Parts that touch the photo's edge are dropped: their digit is cut off.
 
     The closing needs squares wider than strokes, but no wider than needed: the corners of shadows, where they do not
     fit in, are taken for ink. So the first squares are for the widest strokes that can be, and the next for the strokes
@@ -193,7 +188,7 @@ def find_ink(photo):
         keep = np.zeros(num + 1, bool)
         keep[labels[dark > 1.75 * low]] = True
         keep[np.concatenate([[0], labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = False
-        labels = (np.cumsum(keep) * keep)[labels]
+        labels, _ = ndimage.label(keep[labels], EIGHT)
         width = step * stroke_width(labels > 0)
     return dark, labels
 
@@ -201,13 +196,13 @@ def find_ink(photo):
 def erase_lines(mask):
     """Ink (h, w) of bools without the lines of ruled or squared paper.
 
-    A line is straight over forty times its width, which no stroke of a digit is, or across the whole photo; it may
-    slope by 7 degrees. What crosses it, and so is thicker than it there, stays.
+    A line is straight, with ink in 90 % of it, over forty times the mean width of strokes, which no stroke of a digit
+    is, or across the whole photo; it may slope by 7 degrees. What crosses it, and so is thicker than it there, stays.
     """
     width = stroke_width(mask)
     step = max(1, int(width / 2))
     for _ in ('lines across', 'lines down'):
-        # On a copy where a pixel stands for a square of them, for speed: rows that slope, and the share of ink in each.
+        # For speed on a copy, each pixel the maximum of a square. small[row] is sheared: lines that slope become rows.
         small = ndimage.maximum_filter(mask, step, origin=-(step // 2))[::step, ::step].astype(np.float32)
         h, w = small.shape
         length = max(1, int(min(40 * width / step, w)))
@@ -240,7 +235,7 @@ def join_parts(labels):
     top, bottom, left, right = np.array([(y.start, y.stop, x.start, x.stop) for y, x in places]).T
     h, w = bottom - top, right - left
     height = np.median(h[labels[labels > 0] - 1])                    # of the part that a pixel of ink is in
-    fits = (np.maximum(h, w) > 0.15 * height) & (h < 3 * height) & (w < 6 * height) & (height >= 12)    # less is grain
+    fits = (np.maximum(h, w) > 0.15 * height) & (h < 3 * height) & (w < 6 * height) & (height >= 12)    # less is noise
     large = np.flatnonzero(fits & (h >= height / 2))
     digit = np.zeros(len(h) + 1, int)                                # the new label for each old one
     digit[large + 1] = large + 1
@@ -248,7 +243,7 @@ def join_parts(labels):
         h_of_both = np.maximum(bottom[i], bottom[large]) - np.minimum(top[i], top[large])
         w_of_both = np.maximum(right[i], right[large]) - np.minimum(left[i], left[large])
         gap = np.maximum(h_of_both - h[i] - h[large], w_of_both - w[i] - w[large])
-        gap[h_of_both > 1.4 * np.maximum(height, h[large])] = height
+        gap[h_of_both > 1.4 * np.maximum(height, h[large])] = height         # too high for one digit
         if gap.min(initial=height) < 0.2 * height:
             digit[i + 1] = large[gap.argmin()] + 1
     return digit[labels], height
@@ -311,7 +306,9 @@ def find_lines(boxes, height):
     y, x = boxes[:, :2].mean(axis=1), boxes[:, 2:].mean(axis=1)
 
     def agreement(slope):
-        return np.exp(-(np.subtract.outer(y - slope * x, y - slope * x) / (0.4 * height)) ** 2).sum() - abs(slope)
+        level = y - slope * x
+        return np.exp(-(np.subtract.outer(level, level) / (0.4 * height)) ** 2).sum() - abs(slope)   # or the flattest
+
     level = y - max(np.linspace(-0.3, 0.3, 61), key=agreement) * x
     order = np.argsort(level)
     lines = np.split(order, np.flatnonzero(np.diff(level[order]) > 0.4 * height) + 1)
@@ -327,7 +324,7 @@ def read_photo(photo, params, layers):
         if place:                                                    # None for a label that was dropped or joined
             place = tuple(slice(side.start - 1, side.stop + 1) for side in place)       # no part touches the edge
             for canvas in cut(cut_out(dark[place], labels[place] == i), height, params, layers):
-                if stroke_width(canvas) < 0.28 * max(ink_box(canvas).shape):            # else no writing but a blob
+                if stroke_width(canvas) < 0.28 * max(ink_box(canvas).shape):            # otherwise a blob, not writing
                     y, x = np.nonzero(canvas) + np.array([[side.start] for side in place])
                     boxes.append((y.min(), y.max() + 1, x.min(), x.max() + 1))
                     images.append(to_mnist(canvas))
@@ -397,7 +394,7 @@ class DrawingWindow:
     def __init__(self, figure, params, layers, images):
         from matplotlib.widgets import Button
 
-        import vis_data  # not at the top of the file: without matplotlib, reading a photo starts 0.9 s sooner
+        import vis_data  # here and below, not at the top: without matplotlib, a photo is read 0.9 s sooner
 
         self.figure, self.params, self.layers = figure, params, layers
         self.strokes = []                # each a list of points (x, y) in heights of the field; the last may still grow
@@ -422,7 +419,7 @@ class DrawingWindow:
         self.turns = itertools.cycle(self.parts)
         for artist in itertools.chain(*self.parts.values()):
             artist.set_animated(True)                    # so that drawing the window leaves it out
-        self.button = Button(axes['clear'], 'clear', hovercolor='0.85')      # as always: another would draw the window
+        self.button = Button(axes['clear'], 'clear', hovercolor='0.85')      # its own: another would redraw all
         self.button.ax.spines[:].set_visible(False)
         self.button.on_clicked(lambda event: self.keep([]))
 
@@ -440,6 +437,7 @@ class DrawingWindow:
             self.strokes.append([])
             self.drawing = self.changed = True
         if self.drawing:
+            # Not event.xdata, which is None beyond the edges of the field.
             self.strokes[-1].append(self.field.transData.inverted().transform((event.x, event.y)))
         if self.drawing and event.name == 'button_release_event':
             self.drawing = False
@@ -466,7 +464,7 @@ class DrawingWindow:
         self.figure.canvas.draw()                        # saving has drawn in another size
 
     def on_draw(self, event):
-        """The window has been drawn but for what changes: remember its pixels, and let the timer add the rest."""
+        """All but the animated artists has been drawn: remember its pixels; the timer adds the rest."""
         self.pixels = {ax: self.figure.canvas.copy_from_bbox(ax.bbox.padded(2)) for ax in self.parts}
         self.changed = True
 
@@ -489,7 +487,7 @@ class DrawingWindow:
         if hasattr(canvas, 'queue_draw'):                # matplotlib's blit does nothing in GTK 4
             canvas.queue_draw()
         self.changed = self.drawing
-        self.timer.interval = max(33, 3000 * (time.perf_counter() - begin))      # ms: most of the time is for the mouse
+        self.timer.interval = max(33, 3000 * (time.perf_counter() - begin))      # ms: three quarters are for the mouse
 
     def read(self):
         """Let the net read what is drawn; the image, maps and probabilities are those of the digit drawn last."""
@@ -514,7 +512,7 @@ class DrawingWindow:
 def split_digits(strokes):
     """Group strokes, lists of points (x, y), into digits: a list of lists of strokes, from left to right.
 
-    A stroke belongs to a digit if it lies above or below it with a third of its width, or of the digit's.
+    A stroke belongs to a digit if the two overlap, from left to right, by a third of the narrower one.
     """
     columns = [np.transpose(stroke) for stroke in strokes]
     margin = 0.02 * max((np.ptp(y) for _, y in columns), default=0)      # since an upright line has no width
@@ -568,7 +566,7 @@ def main(argv=None):
     with errors_in_one_line('read_digits.py'):
         if flags.draw or flags.show:
             try:
-                from vis_data import check_display  # here, since without pyplot a photo is read 0.8 s sooner
+                from vis_data import check_display
             except ValueError as error:             # MPLBACKEND names no backend
                 raise ValueError(f'MPLBACKEND: {error}') from None
             check_display('--draw' if flags.draw else '--show')
@@ -616,7 +614,7 @@ def get_parser():
     parser = argparse.ArgumentParser(
         prog='read_digits.py', description='Read handwritten digits with a saved model.',
         epilog='The digits of a photo go to standard output, a line for each line of writing; ? is a digit whose best '
-               'probability is below 0.5. Beside photo.jpg, photo-read.png shows what was read where.')
+               'probability is below 0.5. Next to photo.jpg, photo-read.png shows what was read where.')
     parser.add_argument('photos', metavar='photo', nargs='*', help='a picture of digits on paper: JPEG, PNG and others')
     parser.add_argument('--draw', action='store_true', help='draw digits with the mouse and watch the net read them')
     parser.add_argument('--show', action='store_true', help='also show what was read where in a window')

@@ -118,7 +118,7 @@ def test_all_that_matters_for_finding_at_once(params):
 
 def test_digits_that_touch_are_cut(params):
     numbers = np.flatnonzero(np.isin(YTEST, (3, 5, 6)))[[2, 3, 4, 5]]
-    photo = photograph(write(numbers, size=80, gap=-0.22), np.random.RandomState(0))
+    photo = photograph(write(numbers, size=80, gap=-0.35), np.random.RandomState(0))       # the upper two touch
     assert [len(line) for line in read_photo(photo, params, LENET)] == [2, 2]
 
 
@@ -157,7 +157,7 @@ def save(pixels, path, **kwargs):
 
 def test_all_formats_give_the_same_photo(tmp_path):
     photo = photograph(write(np.arange(8), size=30), np.random.RandomState(0))
-    photo[0, 0] = 1                                        # 16 bits count in parts of the brightest
+    photo[0, 0] = 1                                        # 16 bits are scaled by their brightest pixel
     pixels = (255 * photo).astype(np.uint8)
     grey = pixels[..., 0]
     turned = Image.Exif()
@@ -184,6 +184,7 @@ def digit(p):
 
 def test_a_digit_that_the_net_does_not_know_is_a_question_mark():
     assert [character(digit(p)) for p in (0.51, 0.49)] == ['0', '?']
+    assert character(digit(0.99)._replace(box=(10, 50, 20, 101))) == '?'         # twice as wide as high
 
 
 def test_the_picture_has_a_box_around_each_digit_whose_colour_tells_sure_from_unsure():
