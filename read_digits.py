@@ -455,9 +455,11 @@ class DrawingWindow:
 
     def save(self):
         """Save the window under a name that is still free, and say in it which."""
+        from vis_data import save_figure
+
         path = next(path for path in map('drawn-{}.png'.format, itertools.count(1)) if not os.path.lexists(path))
         try:
-            self.figure.savefig(path, dpi=150)
+            save_figure(path, self.figure)
             self.field.set_title(f'saved as {path}', loc='left')
         except OSError as error:                         # not the end: the drawing is still there
             self.field.set_title(testLeNet.one_line(error), loc='left')

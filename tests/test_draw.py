@@ -77,6 +77,7 @@ def test_grey_is_the_share_of_the_area_that_is_inked():
     canvas[:, :31] = canvas[:, -1] = 1                     # pixels of 3 x 3: ten columns full, one and the last a third
     row = to_mnist(canvas).max(axis=0)
     np.testing.assert_allclose(row[row > 0], [1] * 10 + [1 / 3] * 2, rtol=1e-6)
+    assert row.shape == (28,)
 
 
 def test_the_middle_is_the_centre_of_mass_but_no_ink_leaves_the_image():
@@ -222,10 +223,20 @@ def test_s_saves_under_a_free_name_that_the_window_shows_and_drawing_goes_on(win
         press(window, 's')
         assert window.field.get_title('left') == f'saved as {path.name}' and path.stat().st_size > 10000
     assert (tmp_path / 'drawn-1.png').read_bytes() == b'an earlier drawing'
+
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, 'fsync', full)
+        press(window, 's')                                 # an error is one line, and the window stays
+    [line] = window.field.get_title('left').splitlines()
+    assert 'No space left on device' in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['drawn-1.png', 'drawn-2.png', 'drawn-3.png']
     (tmp_path / 'gone').mkdir()
     monkeypatch.chdir(tmp_path / 'gone')
     (tmp_path / 'gone').rmdir()
-    press(window, 's')                                     # an error is one line, and the window stays
+    press(window, 's')
     [line] = window.field.get_title('left').splitlines()
     assert 'No such file or directory' in line
     draw(window, [(1, 0.1), (1, 0.9)])
