@@ -9,7 +9,7 @@ from scipy import ndimage
 import read_digits
 import testLeNet
 from cnn_lenet import load_mnist, predict
-from read_digits import Digit, character, draw_reading, load_photo, read_photo
+from read_digits import Digit, character, draw_reading, load_photo, read_photo, to_mnist
 from testLeNet import save_params
 
 LENET = testLeNet.get_lenet()
@@ -148,6 +148,21 @@ def test_nothing_is_read_where_nothing_is_written(photo, params):
     assert read_photo(np.asarray(photo, np.float32), params, LENET) == []
 
 
+# The image that the net gets
+
+@pytest.mark.parametrize('radius', [2, 4, 8, 20, 40])
+def test_a_pen_of_any_width_gives_strokes_like_mnists(radius):
+    """A ring, of which LeNet sees a 0: thin, as wide as MNIST's strokes, and thick."""
+    canvas = np.clip(radius + 0.5 - abs(np.hypot(*np.mgrid[-150:151, -150:151]) - 100), 0, 1)
+    width = read_digits.stroke_width(read_digits.ink_box(to_mnist(canvas)))
+    assert 1.2 < width < 4.6
+
+
+def test_a_line_of_one_pixel_is_read_whole_however_large():
+    image = to_mnist(np.eye(1000))
+    assert (image.diagonal()[5:23] > 0.9).all() and image.sum() > 40
+
+
 # Files, and what is printed
 
 def save(pixels, path, **kwargs):
@@ -159,13 +174,15 @@ def test_all_formats_give_the_same_photo(tmp_path):
     photo = photograph(write(np.arange(8), size=30), np.random.RandomState(0))
     photo[0, 0] = 1                                        # 16 bits are scaled by their brightest pixel
     pixels = (255 * photo).astype(np.uint8)
-    grey = pixels[..., 0]
+    grey = pixels[..., :1].repeat(3, axis=2)
     turned = Image.Exif()
     turned[0x0112] = 6                                     # the top of the photo is at the right of the pixels
     np.testing.assert_allclose(save(pixels, tmp_path / 'a.png'), photo, atol=0.005)
-    np.testing.assert_allclose(save(np.rot90(pixels), tmp_path / 'b.jpg', exif=turned, quality=95), photo, atol=0.15)
-    np.testing.assert_allclose(save(grey.astype(np.uint16) * 257, tmp_path / 'c.png'), save(grey, tmp_path / 'd.png'),
-                               atol=0.005)
+    np.testing.assert_allclose(save(np.rot90(pixels), tmp_path / 'b.png', exif=turned), photo, atol=0.005)
+    np.testing.assert_allclose(save(np.rot90(pixels), tmp_path / 'c.jpg', exif=turned, quality=95), photo, atol=0.15)
+    np.testing.assert_allclose(save(grey[..., 0], tmp_path / 'd.png'), grey / 255, atol=0.005)
+    np.testing.assert_allclose(save(grey[..., 0].astype(np.uint16) * 257, tmp_path / 'e.png') * grey.max() / 255,
+                               grey / 255, atol=0.005)
 
 
 @pytest.mark.parametrize('ink', [0, 255])
@@ -176,6 +193,10 @@ def test_where_a_picture_is_transparent_there_is_paper_and_a_large_one_is_made_s
     photo = save(pixels, tmp_path / 'a.png')
     assert photo.shape == (1200, 1600, 3)
     assert (photo[550, 550] == ink / 255).all() and (photo[0, 0] == 1 - ink / 255).all()
+
+
+def test_a_large_jpeg_is_made_smaller(tmp_path):
+    assert save(np.zeros((2400, 3200, 3), np.uint8), tmp_path / 'a.jpg').shape == (1200, 1600, 3)
 
 
 def digit(p):
