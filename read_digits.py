@@ -109,8 +109,8 @@ Digit = collections.namedtuple('Digit', 'box image probabilities')
 def load_photo(path):
     """Read a picture file: (h, w, 3) float32 in 0..1, upright, and no side longer than LONGEST_SIDE.
 
-    Raises ValueError if it can't be read. What is transparent becomes the paper: white, or black beneath
-    light ink.
+    Raises ValueError if it can't be read. What is transparent becomes the paper: white, or black beneath light
+    ink.
     """
     try:
         with Image.open(path) as picture:
@@ -166,30 +166,37 @@ def darkness(grey, width):
 
 
 def find_ink(photo):
-    """Ink, and its connected parts, in a photo (h, w, 3): (dark, labels).
+    """Ink, and its connected parts, in a photo (h, w, 3): (dark, labels) as of `ink_parts`.
+
+    The closing of `darkness` needs squares wider than strokes, but no wider than needed: the corners of shadows, where
+    they do not fit in, are taken for ink. So the first squares are for the widest strokes that can be, and the next for
+    the strokes that were found; only the last time every pixel counts, before every other one, for speed.
+    """
+    grey = to_grey(photo)
+    width = min(grey.shape) / 30
+    for _ in range(2):
+        _, labels = ink_parts(grey[::2, ::2], width / 2)
+        width = 2 * stroke_width(labels > 0)
+    return ink_parts(grey, width)
+
+
+def ink_parts(grey, width):
+    """Ink, and its connected parts: (dark, labels). grey, width: as of `darkness`.
 
     Returns the darkness (h, w) and the number of the part that each pixel is in (h, w), 0 for none. Ink is what stands
     out from noise and is at least a third as dark as the ink of this photo is on average; a part of it must have a core
     nearly twice as dark. Parts that touch the photo's edge are dropped: their digit is cut off.
-
-    The closing needs squares wider than strokes, but no wider than needed: the corners of shadows, where they do not
-    fit in, are taken for ink. So the first squares are for the widest strokes that can be, and the next for the strokes
-    that were found; only the last time every pixel counts, before every other one, for speed.
     """
-    grey = to_grey(photo)
-    width = min(grey.shape) / 30
-    for step in (2, 2, 1):
-        dark = darkness(grey[::step, ::step], width / step)
-        noise = 1.48 * np.median(abs(dark))                              # its standard deviation, whatever ink there is
-        ink = dark[dark > max(5 * noise, 0.06)]
-        level = np.average(ink, weights=ink ** 2) if ink.size else 1
-        low = max(4 * noise, 0.35 * level, 0.06)
-        labels, num = ndimage.label(erase_lines(dark > low), EIGHT)
-        keep = np.zeros(num + 1, bool)
-        keep[labels[dark > 1.75 * low]] = True
-        keep[np.concatenate([[0], labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = False
-        labels, _ = ndimage.label(keep[labels], EIGHT)
-        width = step * stroke_width(labels > 0)
+    dark = darkness(grey, width)
+    noise = 1.48 * np.median(abs(dark))                                  # its standard deviation, whatever ink there is
+    ink = dark[dark > max(5 * noise, 0.06)]
+    level = np.average(ink, weights=ink ** 2) if ink.size else 1
+    low = max(4 * noise, 0.35 * level, 0.06)
+    labels, num = ndimage.label(erase_lines(dark > low), EIGHT)
+    keep = np.zeros(num + 1, bool)
+    keep[labels[dark > 1.75 * low]] = True
+    keep[np.concatenate([[0], labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = False
+    labels, _ = ndimage.label(keep[labels], EIGHT)
     return dark, labels
 
 
@@ -224,7 +231,7 @@ def join_parts(labels):
     """Join the parts of ink that make one digit: (labels, height), with one label for all of them, and how high digits
     are, in pixels.
 
-    labels  as of `find_ink`
+    labels  as of `ink_parts`
 
     Specks and what is far larger than the other parts are dropped. A part less than half as high as digits are belongs
     to the nearest large one, if that is near: so does the loose bar of a 5.
@@ -277,19 +284,20 @@ def cut(canvas, height, params, layers):
     wide = w > 1.3 * max(h, height)
     if not wide and (w < 0.6 * h or read_images([to_mnist(canvas)], params, layers).max() > 0.8):
         return [canvas]
-    most, least_height, least_sure = (2.5, 0.5, 0.5) if wide else (1.6, 0.8, 0.9)
+    most, least_height, sure = (2.5, 0.5, 0.5) if wide else (1.6, 0.8, 0.9)
+    most *= stroke_width(canvas)
     rows, columns = np.ogrid[:canvas.shape[0], :canvas.shape[1]]
     cuts = []
     for slant in (-0.5, -0.25, 0, 0.25, 0.5):
         line = columns + np.round((rows - h / 2) * slant).astype(int)             # each pixel's line
         ink = ndimage.uniform_filter1d(np.bincount(line.clip(0, w).ravel(), canvas.ravel()), 3)
-        thinnest = (ink == ndimage.minimum_filter1d(ink, h // 4 + 1)) & (ink < most * stroke_width(canvas))
+        thinnest = (ink == ndimage.minimum_filter1d(ink, h // 4 + 1)) & (ink < most)
         for x in np.flatnonzero(thinnest):
             halves = canvas * (line < x), canvas * (line >= x)
             if min(ink_box(half).shape[0] for half in halves) > least_height * h:
                 cuts.append((ink[x], halves))
-    best, sure = [canvas], least_sure
-    for _, halves in sorted(cuts, key=lambda cut: cut[0])[:12]:
+    best = [canvas]
+    for _, halves in sorted(cuts, key=lambda pair: pair[0])[:12]:
         judged = [to_mnist(half) for half in halves if ink_box(half).shape[1] < 1.3 * max(h, height)]
         surer = read_images(judged, params, layers).max(axis=1).min() if judged else 0.95
         if surer > sure:
