@@ -1,10 +1,17 @@
 """What holds for every test; and a run of test_questions.py alone ends with a table of the questions."""
 
 import os
+import signal
+import sys
 
 import pytest
 
 os.environ['MPLBACKEND'] = 'agg'        # before matplotlib is imported: no windows, and no notebook's backend
+sys.dont_write_bytecode = True          # the tests leave nothing in a checkout
+
+# A shell script's `pytest &` starts with SIGINT ignored, for its children too: what a test stops would never stop.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure():

@@ -2,15 +2,19 @@
 
 import concurrent.futures
 import ctypes
+import hashlib
 import os
+import runpy
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
-from helpers import network_and_batch
+from helpers import arrays, network_and_batch
 
 import cnn_lenet
 
@@ -18,16 +22,12 @@ TOP = Path(cnn_lenet.__file__).resolve().parent
 
 
 def run(script, cwd, **environment):
-    """Standard output of a Python process that runs `script`; it must end well and write nothing else.
-
-    A variable that is None is taken out of the environment.
-    """
-    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(TOP), str(TOP / 'tests')]),
-                   'PYTHONDONTWRITEBYTECODE': '1', **environment}
-    environment = {name: value for name, value in environment.items() if value is not None}
+    """Standard output of a new Python process that runs `script`; it must end well and write nothing else."""
+    path = os.pathsep.join(filter(None, [str(TOP), str(TOP / 'tests'), os.environ.get('PYTHONPATH')]))
+    environment = {**os.environ, 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1', **environment}
     done = subprocess.run([sys.executable, '-W', 'error', '-c', script], cwd=cwd, env=environment, text=True,
                           capture_output=True, timeout=300)
-    assert done.stderr == '' and done.returncode == 0
+    assert (done.stderr, done.returncode) == ('', 0)
     return done.stdout
 
 
@@ -49,11 +49,10 @@ assert os.listdir() == []
 
 
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='peak memory is read from /proc')
-@pytest.mark.parametrize('dtype', ['float32', 'float64'])
-def test_predict_on_ten_thousand_images_takes_bounded_memory(tmp_path, dtype):
+def test_predict_on_ten_thousand_images_takes_bounded_memory(tmp_path):
     """LeNet's feature maps of 10,000 images would fill gigabytes. VmHWM is the process's peak, in kB; unlike
     ru_maxrss it does not begin with the peak of the process that started this one."""
-    megabytes = float(run(f"""
+    megabytes = float(run("""
 import numpy as np
 import cnn_lenet
 from testLeNet import get_lenet
@@ -63,84 +62,98 @@ def peak():
         return next(int(line.split()[1]) for line in status if line.startswith('VmHWM')) / 1024
 
 layers, rng = get_lenet(), np.random.default_rng(0)
-params = cnn_lenet.init_convnet(layers, np.{dtype}, np.random.RandomState(0))
-data = rng.random((784, 10000), np.{dtype})
+params = cnn_lenet.init_convnet(layers, rng=np.random.RandomState(0))
+data = rng.random((784, 10000))
 before = peak()
 p = cnn_lenet.predict(params, layers, data, threads=2)
-assert p.shape == (10, 10000) and p.dtype == np.{dtype} and abs(p.sum() - 10000) < 1
+assert p.shape == (10, 10000) and abs(p.sum() - 10000) < 1
 print(peak() - before)
 """, tmp_path))
     assert megabytes < 150
 
 
-def test_the_same_digits_however_many_threads_blas_has(tmp_path):
-    """Cost, gradients and predictions: again and again, from several threads at once, in one process and the next."""
-    script = """
-import concurrent.futures, hashlib
-import numpy as np
-import cnn_lenet
-from helpers import arrays, network_and_batch
-
 def digest(case):
+    """Cost, gradients and predictions of a network, to the last bit."""
     cp, grad = cnn_lenet.conv_net(*case)
     parts = [cp['cost'], cp['percent'], *arrays(grad), cnn_lenet.predict(*case[:3])]
     return hashlib.sha256(b''.join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
-for name in ('lenet in small', 'LeNet'):
-    case = network_and_batch(name, 70, dtype=np.float32)
-    again = {digest(case) for _ in range(3)}
+
+def digests():
+    return [digest(network_and_batch(name, 70, dtype=np.float32)) for name in ('lenet in small', 'LeNet')]
+
+
+def test_the_same_digits_however_many_threads_blas_has(tmp_path):
+    """Again and again, from several threads at once, in one process and the next."""
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        at_once = set(pool.map(digest, [case] * 6))
-    assert len(again) == 1 and at_once == again, (again, at_once)
-    print(*again)
-"""
-    def with_threads(number):
-        return run(script, tmp_path, OPENBLAS_NUM_THREADS=number, OMP_NUM_THREADS=number)
-
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        outputs = list(pool.map(with_threads, ('1', '2', None)))
-    assert len(outputs[0].split()) == 2 and outputs == [outputs[0]] * 3
+        here = [digests(), *pool.map(lambda _: digests(), range(6))]
+        others = pool.map(lambda number: run('import test_processes; print(*test_processes.digests())', tmp_path,
+                                             OPENBLAS_NUM_THREADS=number, OMP_NUM_THREADS=number), '12')
+    assert [*here, *(out.split() for out in others)] == [here[0]] * 9
 
 
-# A BLAS whose number of threads the module cannot set: Accelerate, MKL, BLIS, or OpenBLAS on Windows.
+# A BLAS whose number of threads the module cannot set: Accelerate, MKL, BLIS, or OpenBLAS on Windows. The scripts ask
+# for one thread in the environment, which a BLAS reads when it is loaded.
 
-FOREIGN_BLAS = """
-import ctypes, os, threading
-ctypes.CDLL = lambda path: object()                              # a library without OpenBLAS's functions
-os.sched_getaffinity = lambda process: {0, 1}
-import cnn_lenet
-from helpers import network_and_batch
-seen, right = set(), cnn_lenet.relu_forward
-def relu_forward(input, layer):
-    seen.add(threading.current_thread())
-    return right(input, layer)
-cnn_lenet.relu_forward = relu_forward
-cnn_lenet.conv_net(*network_and_batch('lenet in small', 320))
-print(len(seen), threading.main_thread() in seen)
-"""
+BLAS_VARIABLES = ['OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'BLIS_NUM_THREADS',
+                  'VECLIB_MAXIMUM_THREADS']
 
 
-@pytest.mark.parametrize('before, expected', [
-    ('import testLeNet\n', '2 False'),                          # as the scripts do, which import NumPy after that
-    ('import numpy, testLeNet\n', '1 True'),
-    ('', '1 True'),                                              # one thread of ours, since BLAS may use all cores
-])
-def test_columns_are_spread_over_the_cores_where_blas_has_one_thread(tmp_path, before, expected):
-    nothing_set = dict.fromkeys(BLAS_VARIABLES)
-    assert run(before + FOREIGN_BLAS, tmp_path, **nothing_set).strip() == expected
+@pytest.mark.parametrize('set_before, expected', [(True, 2), (False, 1)])
+def test_columns_are_spread_over_the_cores_where_blas_has_one_thread(monkeypatch, set_before, expected):
+    """Elsewhere the calling thread does it all, since BLAS may use all cores. The layer lets nobody pass before as
+    many threads as expected are in it, so that none of them can take all the columns."""
+    for name in BLAS_VARIABLES:
+        monkeypatch.setenv(name, '1' if set_before else '2')
+    monkeypatch.setattr(ctypes, 'CDLL', lambda path: object())      # a library without OpenBLAS's functions
+    monkeypatch.setattr(os, 'register_at_fork', lambda **functions: None, raising=False)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: {0, 1}, raising=False)
+    monkeypatch.setattr(os, 'cpu_count', lambda: 2)
+    module = types.ModuleType('cnn_lenet_with_another_blas')
+    module.__file__ = cnn_lenet.__file__
+    exec(Path(cnn_lenet.__file__).read_text(encoding='utf-8'), vars(module))
+    seen, right, meeting = set(), module.relu_forward, threading.Barrier(expected)
+
+    def relu_forward(input, layer):
+        meeting.wait(60)
+        seen.add(threading.current_thread())
+        return right(input, layer)
+
+    module.relu_forward = relu_forward
+    module.conv_net(*network_and_batch('lenet in small', 320))
+    assert len(seen) == expected and (expected == 2 or seen == {threading.current_thread()})
 
 
-BLAS_VARIABLES = ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'BLIS_NUM_THREADS',
-                  'VECLIB_MAXIMUM_THREADS')
+class NumPyIsImported(Exception):
+    """Raised by an import hook, with the environment at that moment."""
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name == 'numpy':
+            raise cls(dict(os.environ))
 
 
-@pytest.mark.parametrize('script', ['testLeNet', 'vis_data', 'read_digits'])
-def test_the_scripts_ask_every_blas_for_one_thread_before_numpy_is_imported(tmp_path, script):
+@pytest.mark.parametrize('script', sorted(path.name for path in TOP.glob('*.py') if path.name != 'cnn_lenet.py'))
+def test_the_scripts_ask_every_blas_for_one_thread_before_numpy_is_imported(monkeypatch, script):
     """But for one whose number the user has set."""
-    code = ('import warnings\nwarnings.simplefilter("ignore")\n'               # matplotlib 3.8 gives some
-            f'import {script}, os\nprint(*(os.environ[name] for name in {BLAS_VARIABLES}))')
-    variables = {**dict.fromkeys(BLAS_VARIABLES), 'MKL_NUM_THREADS': '3'}
-    assert run(code, tmp_path, **variables).split() == ['1', '1', '3', '1', '1']
+    for name in BLAS_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('MKL_NUM_THREADS', '3')
+    monkeypatch.setattr(sys, 'meta_path', [NumPyIsImported, *sys.meta_path])
+    ours = {path.stem for path in TOP.glob('*.py')}
+    with mock.patch.dict(os.environ), mock.patch.dict(sys.modules), pytest.raises(NumPyIsImported) as stop:
+        for name in list(sys.modules):
+            if name.split('.')[0] in {'numpy', 'scipy', 'matplotlib', 'PIL', *ours}:
+                del sys.modules[name]
+        runpy.run_path(str(TOP / script))
+    assert [stop.value.args[0].get(name) for name in BLAS_VARIABLES] == ['1', '1', '3', '1', '1']
+
+
+def test_the_scripts_ask_for_nothing_where_numpy_is_there_already(monkeypatch):
+    """Its BLAS would not notice."""
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    runpy.run_path(str(TOP / 'testLeNet.py'))
+    assert 'OMP_NUM_THREADS' not in os.environ
 
 
 # While conv_net and predict work, NumPy's BLAS has one thread; afterwards it has what it had before.
