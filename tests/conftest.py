@@ -2,12 +2,10 @@
 
 import os
 import signal
-import sys
 
 import pytest
 
 os.environ['MPLBACKEND'] = 'agg'        # before matplotlib is imported: no windows, and no notebook's backend
-sys.dont_write_bytecode = True          # the tests leave nothing in a checkout
 
 # A shell script's `pytest &` starts with SIGINT ignored, for its children too: what a test stops would never stop.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

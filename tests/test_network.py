@@ -1,5 +1,6 @@
 """init_convnet, forward, predict and conv_net."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -12,7 +13,7 @@ import pytest
 from helpers import NETWORKS, assert_same, map_arrays, network, network_and_batch, numerical_gradient
 
 import cnn_lenet
-from cnn_lenet import conv_net, feature_map_shapes, forward, init_convnet, predict
+from cnn_lenet import conv_net, forward, init_convnet, predict
 
 every_network = pytest.mark.parametrize('name', NETWORKS)
 every_network_and_lenet = pytest.mark.parametrize('name', [*NETWORKS, 'LeNet'])
@@ -48,11 +49,6 @@ def expected_params(layers, uniform, normal):
         w = scale * normal((rows, columns)) if gaussian else 2 * scale * uniform((rows, columns)) - scale
         params[i - 1] = {'w': w, 'b': np.zeros(columns)}
     return params
-
-
-@every_network_and_lenet
-def test_shapes_of_the_feature_maps(name):
-    assert feature_map_shapes(network(name)) == expected_shapes(network(name))
 
 
 @every_network_and_lenet
@@ -127,22 +123,16 @@ def test_predict_is_the_softmax_of_the_forward_pass(name, n):
 # Cost and gradients
 
 @every_network
-@pytest.mark.parametrize('n', [1, 5, 70])
+@pytest.mark.parametrize('n', [1, 5, 70, 107])
 def test_cost_is_the_mean_and_percent_the_share_of_right_answers(name, n):
     params, layers, data, labels = network_and_batch(name, n)
     cp, _ = conv_net(params, layers, data, labels)
     assert cp.keys() == {'cost', 'percent'}
     p = probabilities(params, layers, data)
     assert cp['cost'] == pytest.approx(np.mean([-np.log(p[labels[i], i]) for i in range(n)]), rel=1e-12)
-    assert cp['percent'] == pytest.approx(np.mean(p.argmax(axis=0) == labels), rel=1e-12)
-
-
-@pytest.mark.parametrize('n', [1, 22, 33, 49, 70, 98, 107])
-def test_percent_of_right_answers_alone_is_exactly_1(n):
-    params, layers, data, _ = network_and_batch('two classes', n)
-    answers = predict(params, layers, data).argmax(axis=0)
+    answers = p.argmax(axis=0)
+    assert cp['percent'] == np.mean(answers == labels)           # exactly: right answers are counted
     assert conv_net(params, layers, data, answers)[0]['percent'] == 1
-    assert conv_net(params, layers, data, 1 - answers)[0]['percent'] == 0
 
 
 @pytest.mark.parametrize('name, n', [(name, n) for name in NETWORKS for n in (1, 5)] + [
@@ -210,7 +200,9 @@ def test_a_forked_child_has_threads_of_its_own(tmp_path):
         patch.setattr(cnn_lenet, 'relu_forward', relu_forward)
         other.start()
         assert in_layer.wait(60)
-        with cnn_lenet._blas_lock:                                # as if that thread were just about to release it
+        with contextlib.ExitStack() as held:                      # as if that thread were just about to release them
+            for lock in [value for value in vars(cnn_lenet).values() if isinstance(value, type(threading.Lock()))]:
+                held.enter_context(lock)
             child = os.fork()
             if child == 0:
                 os._exit(int(conv_net(*case, threads=2)[0]['cost'] != expected))
