@@ -20,15 +20,12 @@ def mnist():
 
 # The file
 
-def test_class_counts(mnist):
-    """As many images of each digit as LeCun, Cortes and Burges have."""
+def test_images_of_each_digit(mnist):
+    """As many as LeCun, Cortes and Burges have; their pixels by a digest."""
     assert [len(mnist[f'train{digit}']) for digit in range(10)] == [
         5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert [len(mnist[f'test{digit}']) for digit in range(10)] == [
         980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-
-
-def test_digest_of_the_pixels(mnist):
     digest = hashlib.sha256()
     for name in ('train', 'test'):
         for digit in range(10):

@@ -109,24 +109,14 @@ def conv_relu_pool(n=4):
     return cnn_lenet.init_convnet(layers, rng=np.random.RandomState(0)), layers, images[:, :n], labels[:n]
 
 
-def blank_pixels(n=4):
-    """Images of 2 x 2 pixels, half of them 0, under filters of one weight."""
-    layers = {1: data_layer(2, 2, 1, n), 2: conv(2, 1), 3: RELU, 4: loss(3)}
-    rng = np.random.RandomState(1)
-    data = rng.rand(4, n) * (rng.rand(4, n) > 0.5)
-    return cnn_lenet.init_convnet(layers, rng=rng), layers, data, rng.randint(3, size=n)
-
-
-@pytest.mark.parametrize('case', [conv_relu_pool, blank_pixels])
-def test_right_gradients_pass_at_kinks(case):
-    errors = check_gradients(*case())
+def test_right_gradients_pass_at_kinks():
+    errors = check_gradients(*conv_relu_pool())
     assert all(error < RIGHT for error in errors.values()), errors
 
 
-@pytest.mark.parametrize('case', [conv_relu_pool, blank_pixels])
 @pytest.mark.parametrize('factor', [0.7, 1.3])
 @pytest.mark.parametrize('key', ['w', 'b'])
-def test_a_gradient_that_is_wrong_by_thirty_percent_shows_beside_kinks(monkeypatch, case, factor, key):
+def test_a_gradient_that_is_wrong_by_thirty_percent_shows_beside_kinks(monkeypatch, factor, key):
     right = cnn_lenet.conv_layer_backward
 
     def wrong(*args, **options):
@@ -134,7 +124,7 @@ def test_a_gradient_that_is_wrong_by_thirty_percent_shows_beside_kinks(monkeypat
         return {**grad, key: factor * grad[key]}, od
 
     monkeypatch.setattr(cnn_lenet, 'conv_layer_backward', wrong)
-    params, layers, data, labels = case()
+    params, layers, data, labels = conv_relu_pool()
     if key == 'b':
         params[1]['b'] = params[1]['b'] + 0.01                   # at 0 every slope between left and right is right
     assert check_gradients(params, layers, data, labels)[2] > WRONG

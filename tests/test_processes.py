@@ -8,13 +8,12 @@ import runpy
 import subprocess
 import sys
 import threading
-import types
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
-from helpers import arrays, network_and_batch
+from helpers import arrays, module_of, network_and_batch
 
 import cnn_lenet
 
@@ -109,9 +108,7 @@ def test_columns_are_spread_over_the_cores_where_blas_has_one_thread(monkeypatch
     monkeypatch.setattr(os, 'register_at_fork', lambda **functions: None, raising=False)
     monkeypatch.setattr(os, 'sched_getaffinity', lambda process: {0, 1}, raising=False)
     monkeypatch.setattr(os, 'cpu_count', lambda: 2)
-    module = types.ModuleType('cnn_lenet_with_another_blas')
-    module.__file__ = cnn_lenet.__file__
-    exec(Path(cnn_lenet.__file__).read_text(encoding='utf-8'), vars(module))
+    module = module_of(Path(cnn_lenet.__file__).read_text(encoding='utf-8'))
     seen, right, meeting = set(), module.relu_forward, threading.Barrier(expected)
 
     def relu_forward(input, layer):
@@ -159,18 +156,11 @@ def test_the_scripts_ask_for_nothing_where_numpy_is_there_already(monkeypatch):
 # While conv_net and predict work, NumPy's BLAS has one thread; afterwards it has what it had before.
 
 def numpys_openblas():
-    """OpenBLAS's functions that tell and set its number of threads, in the library that NumPy has loaded, or None."""
-    try:
-        with open('/proc/self/maps') as maps:
-            loaded = {fields[5] for line in maps if len(fields := line.split(maxsplit=5)) == 6}
-    except OSError:                                              # not Linux
-        return None
-    loaded = sorted(path.strip() for path in loaded if 'openblas' in os.path.basename(path))
-    for path in sorted(loaded, key=lambda path: 'numpy' not in path):      # SciPy may have one of its own
-        library = ctypes.CDLL(path)
-        for name in ('scipy_openblas_{}_num_threads64_', 'openblas_{}_num_threads64_', 'openblas_{}_num_threads'):
-            if hasattr(library, name.format('set')):
-                return getattr(library, name.format('get')), getattr(library, name.format('set'))
+    """OpenBLAS's functions that tell and set its number of threads, as NumPy has loaded it, or None."""
+    library = ctypes.CDLL(np.linalg._umath_linalg.__file__)      # which is linked with it
+    for name in ('scipy_openblas_{}_num_threads64_', 'openblas_{}_num_threads64_', 'openblas_{}_num_threads'):
+        if hasattr(library, name.format('set')):
+            return getattr(library, name.format('get')), getattr(library, name.format('set'))
     return None
 
 
