@@ -18,8 +18,6 @@ def mnist():
     return scipy.io.loadmat(MNIST_FILE)
 
 
-# The file
-
 def test_images_of_each_digit(mnist):
     """As many as LeCun, Cortes and Burges have; their pixels by a digest."""
     assert [len(mnist[f'train{digit}']) for digit in range(10)] == [
@@ -33,8 +31,6 @@ def test_images_of_each_digit(mnist):
             digest.update(mnist[f'{name}{digit}'].tobytes())
     assert digest.hexdigest() == '7c10294c67b639de8f83465d100ca1aeef34d0f422dea714dc17b471eba6dd92'
 
-
-# load_mnist
 
 def expected_parts(mnist, fullset, rng):
     """The three parts, drawn as the handout's code draws them: (uint8 images, one a row; digits)."""

@@ -11,6 +11,7 @@ from helpers import (
     conv,
     data_layer,
     loss,
+    mnist,
     network_and_batch,
     pooling,
     structure,
@@ -105,7 +106,7 @@ def conv_relu_pool(n=4):
     """The usual order of today, on MNIST: most of an image is blank, and biases begin at 0, so that what a ReLU gets
     there is exactly 0."""
     layers = {1: data_layer(28, 28, 1, n), 2: conv(3, 5), 3: RELU, 4: pooling(2, 2), 5: loss(10)}
-    images, labels = cnn_lenet.load_mnist(False, rng=np.random.RandomState(0))[:2]
+    images, labels = mnist(False)[:2]
     return cnn_lenet.init_convnet(layers, rng=np.random.RandomState(0)), layers, images[:, :n], labels[:n]
 
 
