@@ -21,13 +21,8 @@ import sys
 
 import testLeNet  # which sets up BLAS, and so comes before NumPy
 
-if __name__ == '__main__':
-    if '--show' not in sys.argv and 'IPython' not in sys.modules:
-        os.environ['MPLBACKEND'] = 'agg'       # pictures need no toolkit; a notebook shows them
-    try:
-        import matplotlib
-    except ValueError as error:                # MPLBACKEND names no backend
-        sys.exit(f'vis_data.py: error: MPLBACKEND: {error}')
+if __name__ == '__main__' and '--show' not in sys.argv and 'IPython' not in sys.modules:
+    os.environ['MPLBACKEND'] = 'agg'           # pictures need no toolkit; a notebook shows them
 
 import matplotlib
 import numpy as np
@@ -72,7 +67,7 @@ def draw_features(params, layers, image, name='image'):
     figure.suptitle(f'{name}: {headline(probabilities)}', x=0.024, ha='left', fontsize=14)
     draw_image(axes['image'], image.reshape(28, 28), 'layer 1: input, 28 x 28')
     bars = draw_probabilities(axes['probabilities'], probabilities)
-    numbers = [rounded(p, 2) if p >= 0.005 else '' for p in probabilities]
+    numbers = [rounded(p) if p >= 0.005 else '' for p in probabilities]
     axes['probabilities'].bar_label(bars, numbers, padding=2, fontsize=8)
     if num_filters:
         k = layers[2]['k']
@@ -95,10 +90,10 @@ def headline(probabilities):
     return f'predicted class {best}, probability {rounded(probabilities[best])}'
 
 
-def rounded(p, digits=4):
-    """The probability p with that many digits. What is less than 1 never rounds up to 1."""
-    text = f'{p:.{digits}f}'
-    return text if p == 1 or float(text) < 1 else f'> {1 - 10 ** -digits:.{digits}f}'
+def rounded(p):
+    """The probability p with four digits. What is less than 1 never rounds up to 1."""
+    text = f'{p:.4f}'
+    return text if p == 1 or float(text) < 1 else '> 0.9999'
 
 
 def _layout(figure, height, top, num_maps):
@@ -204,7 +199,7 @@ def draw_training(history, num_test):
     upper.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     upper.yaxis.set_major_formatter('{x:g}')
     upper.yaxis.set_minor_formatter('')
-    lower.set(xlabel='iteration', ylabel='share of images classified right')
+    lower.set(xlabel='iteration', ylabel='share of images classified right\n(stretched towards 100%)')
     lower.locator_params(axis='x', integer=True, min_n_ticks=1)
     lower.xaxis.set_major_formatter('{x:,.0f}')
     lower.margins(x=0.01)
@@ -261,6 +256,8 @@ def draw_mistakes(images, labels, probabilities):
         draw_image(ax, images[:, j].reshape(28, 28), '')
         ax.set_title(f'true {labels[j]}\npredicted {predicted[j]}', loc='center', fontsize='medium')
         ax.set_xlabel(f'image {j}\np = {rounded(confidence[j])}')
+    if len(shown):
+        left.supxlabel(f'what the net sees of the first: python vis_data.py --image {shown[0]}', fontsize='medium')
     _draw_confusion(right, confusion_matrix(labels, predicted))
     return figure
 
@@ -334,7 +331,7 @@ def get_parser():
                              '(default: 0, the first)')
     parser.add_argument('--out', metavar='FOLDER', default='.',
                         help='where the pictures go; made if it is not there (default: the current folder)')
-    parser.add_argument('--show', action='store_true', help='also show the pictures in windows')
+    parser.add_argument('--show', action='store_true', help='also show the pictures, in windows or in the notebook')
     return parser
 
 
@@ -346,13 +343,14 @@ def save_figure(path, figure):
 
 
 def check_display(flag):
-    """Raise ValueError, naming the flag that asks for windows, if matplotlib can't open any."""
+    """Raise ValueError, naming the flag that asks to show pictures, if matplotlib can neither open windows nor show
+    them in a notebook."""
     try:
         pyplot.switch_backend(matplotlib.get_backend())
     except (ImportError, RuntimeError) as error:         # MPLBACKEND asks for what is not installed
         raise ValueError(f'argument {flag}: {error}') from None
     backend = matplotlib.get_backend().lower()
-    if backend in ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template') or 'inline' in backend:
+    if backend in ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template'):
         raise ValueError(f'argument {flag}: there is no display, no toolkit for windows such as tkinter, or MPLBACKEND '
                          f'asks for a backend without windows; this one is {backend} (in IPython: %matplotlib tk)')
 
