@@ -243,7 +243,7 @@ def run(folder, *flags, **environment):
 
 def test_script_writes_three_pictures_and_says_where(model, tmp_path):
     """Whatever MPLBACKEND says: pictures in files need no toolkit."""
-    process = run(tmp_path, '--model', model, '--image', '9999', '--out', 'new/pictures', MPLBACKEND='module://not.there')
+    process = run(tmp_path, '--model', model, '--image', '9999', '--out', 'new', MPLBACKEND='module://not.there')
     assert (process.returncode, process.stderr) == (0, '')
     paths = process.stdout.splitlines()
     assert [Path(path).name for path in paths] == ['features.png', 'training.png', 'mistakes.png']
