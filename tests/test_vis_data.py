@@ -182,16 +182,17 @@ def test_first_test_image_is_that_of_the_training_run(model, monkeypatch):
     assert name == f'test image 0 (true class {ytest[0]})'
 
 
-@pytest.mark.parametrize('extra', [{}, {'history': HISTORY, 'recipe': {'mu': 0.9}}])
-def test_parameters_alone_are_drawn_without_a_training_curve(tmp_path, monkeypatch, capsys, extra):
+def test_parameters_alone_are_drawn_without_a_training_curve(tmp_path, monkeypatch, capsys):
     """What is left when Octave saves `params` again, and nothing else, or not enough of it."""
-    save_params(tmp_path / 'lenet.mat', PARAMS, **extra)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(vis_data, 'load_mnist', few_images)
+    save_params('lenet.mat', PARAMS)
     vis_data.main([])
     printed = capsys.readouterr()
     assert [Path(line).name for line in printed.out.splitlines()] == ['features.png', 'mistakes.png']
     assert printed.err == 'lenet.mat: holds no history of its training, so there is no training.png\n'
+    save_params('lenet.mat', PARAMS, history=HISTORY, recipe={'mu': 0.9})
+    assert vis_data.load_model('lenet.mat')[2] is None
 
 
 @pytest.mark.parametrize('flags, words', [
