@@ -291,8 +291,8 @@ def _draw_confusion(figure, counts):
 # ---------------------------------------------------------------------------------------------------------------
 
 
-def main(argv=None):
-    """Write the pictures."""
+def main(argv=()):
+    """Write the pictures. argv: flags, as strings; in a notebook sys.argv is the kernel's own."""
     flags = get_parser().parse_args(argv)
     with errors_in_one_line('vis_data.py'):
         if flags.show:
@@ -357,6 +357,6 @@ def check_display(flag):
 
 if __name__ == '__main__':
     try:
-        main()
+        main(sys.argv[1:])
     except KeyboardInterrupt:                            # no traceback for Ctrl-C
         sys.exit(130)

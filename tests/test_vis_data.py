@@ -186,8 +186,9 @@ def test_parameters_alone_are_drawn_without_a_training_curve(tmp_path, monkeypat
     """What is left when Octave saves `params` again, and nothing else, or not enough of it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(vis_data, 'load_mnist', few_images)
+    monkeypatch.setattr(sys, 'argv', ['ipykernel_launcher.py', '-f', 'kernel.json'])        # of a notebook
     save_params('lenet.mat', PARAMS)
-    vis_data.main([])
+    vis_data.main()
     printed = capsys.readouterr()
     assert [Path(line).name for line in printed.out.splitlines()] == ['features.png', 'mistakes.png']
     assert printed.err == 'lenet.mat: holds no history of its training, so there is no training.png\n'
