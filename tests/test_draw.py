@@ -12,10 +12,12 @@ from matplotlib import pyplot
 from matplotlib.backend_bases import KeyEvent, MouseEvent
 from scipy import ndimage
 
+import draw_digits
 import read_digits
 import testLeNet
 from cnn_lenet import forward, load_mnist, predict
-from read_digits import draw_strokes, split_digits, to_mnist
+from draw_digits import draw_strokes, split_digits
+from read_digits import to_mnist
 from vis_data import first_maps, rounded, tile
 
 LENET = testLeNet.get_lenet()
@@ -106,7 +108,7 @@ def test_a_line_is_as_high_as_mnists_digits_and_as_wide_as_the_pen():
     image = to_mnist(draw_strokes([[(2, 0.1), (2, 0.3)]]))
     rows, columns = np.nonzero(image)
     assert np.ptp(rows) + 1 == 20 and np.ptp(columns) + 1 <= 4
-    assert image.sum() == pytest.approx(2 * read_digits.PEN_RADIUS / 5 * 20, rel=0.2)       # in whole pixels
+    assert image.sum() == pytest.approx(2 * draw_digits.PEN_RADIUS / 5 * 20, rel=0.2)       # in whole pixels
 
 
 @pytest.mark.parametrize('num', [3, 16, 200])
@@ -128,7 +130,7 @@ def test_what_lies_above_one_another_is_one_digit_and_what_stands_side_by_side_i
 def window(mnist, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pyplot, 'show', lambda block: None)
-    read_digits.open_drawing_window(mnist[2], LENET, mnist[0][:, :20])
+    draw_digits.open_drawing_window(mnist[2], LENET, mnist[0][:, :20])
     figure = pyplot.gcf()
     figure.canvas.draw()
     figure.set_layout_engine('none')                       # everything has its place now
@@ -257,13 +259,13 @@ def test_the_window_fits_a_screen_of_768_lines_and_q_closes_it(window):
 
 # The script
 
-@pytest.mark.parametrize('backend, words', [('agg', ['there is no display', 'agg']),
+@pytest.mark.parametrize('backend, words', [('agg', ['MPLBACKEND', 'agg']),
                                             ('module://matplotlib_inline.backend_inline', ['inline']),
                                             ('nothing', ['MPLBACKEND', 'nothing'])])
 def test_a_backend_without_windows_is_one_line(tmp_path, backend, words):
-    script = Path(read_digits.__file__).resolve()
-    process = subprocess.run([sys.executable, script, '--draw'], cwd=tmp_path, text=True, capture_output=True,
+    script = Path(draw_digits.__file__).resolve()
+    process = subprocess.run([sys.executable, script], cwd=tmp_path, text=True, capture_output=True,
                              timeout=300, env={**os.environ, 'MPLBACKEND': backend})
     [line] = process.stderr.splitlines()
-    assert process.returncode == 1 and process.stdout == '' and line.startswith('read_digits.py: error: ')
+    assert process.returncode == 1 and process.stdout == '' and line.startswith('draw_digits.py: error: ')
     assert all(word in line for word in words)
