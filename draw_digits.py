@@ -26,10 +26,11 @@ from scipy import ndimage
 
 import vis_data
 from cnn_lenet import forward, load_mnist, predict
-from read_digits import to_mnist
+from read_digits import Digit, character, ink_box, to_mnist
 from testLeNet import errors_in_one_line, load_model
 from vis_data import first_maps, rounded, set_probabilities, tile
 
+PROMPT = 'draw a digit here, or several side by side'
 PEN_RADIUS = 6           # on a canvas of 100 x 100 pixels: digits then have as much ink as MNIST's
 
 
@@ -58,7 +59,7 @@ class DrawingWindow:
         self.words = axes['words'].text(0, 1, '', va='top', fontsize=12, linespacing=1.3, in_layout=False)
         self.field = axes['field']
         self.field.set(xlim=(0, 3.7), ylim=(1, 0), aspect='equal', anchor='W', facecolor='black', xticks=[], yticks=[],
-                       title='draw a digit here, or several side by side', xlabel='c clear, u undo, s save, q quit')
+                       title=PROMPT, xlabel='c clear, u undo, s save, q quit')
         self.ink, = self.field.plot([], [], 'white', lw=4, solid_capstyle='round', solid_joinstyle='round')
         self.image = vis_data.draw_image(axes['image'], np.zeros((28, 28)), 'what the net gets, 28 x 28')
         self.bars = vis_data.draw_probabilities(axes['probabilities'], np.zeros(10))
@@ -92,6 +93,7 @@ class DrawingWindow:
             self.drawing = False
             if not np.ptp(self.strokes[-1], axis=0).any():
                 self.strokes.pop()                       # a click that brought the window to the front, not a digit
+            self.entitle(PROMPT)
 
     def on_key(self, event):
         if event.key in ('c', 'u'):
@@ -101,16 +103,23 @@ class DrawingWindow:
 
     def keep(self, strokes):
         self.strokes, self.drawing, self.changed = strokes, False, True
+        self.entitle(PROMPT)
+
+    def entitle(self, title):
+        """Say something above the field, if it is not what is said there already: this redraws the whole window."""
+        if title != self.field.get_title('left'):
+            self.field.set_title(title, loc='left')
+            self.figure.canvas.draw()
 
     def save(self):
         """Save the window under a name that is still free, and say in it which."""
         path = next(path for path in map('drawn-{}.png'.format, itertools.count(1)) if not os.path.lexists(path))
+        self.entitle(PROMPT)                             # which is what the picture is to say
         try:
             vis_data.save_figure(path, self.figure)
-            self.field.set_title(f'saved as {path}', loc='left')
+            self.entitle(f'saved as {path}')
         except OSError as error:                         # not the end: the drawing is still there
-            self.field.set_title(testLeNet.one_line(error), loc='left')
-        self.figure.canvas.draw()                        # saving has drawn in another size
+            self.entitle(testLeNet.one_line(error))
 
     def on_draw(self, event):
         """All but the animated artists has been drawn: remember its pixels; the timer adds the rest."""
@@ -141,19 +150,22 @@ class DrawingWindow:
     def read(self):
         """Let the net read what is drawn; the image, maps and probabilities are those of the digit drawn last."""
         digits = split_digits(self.strokes)
-        images = np.array([to_mnist(draw_strokes(digit)) for digit in digits] or np.zeros((1, 28, 28)), np.float32)
+        boxes = [ink_box(draw_strokes(digit)) for digit in digits]
+        images = np.array(list(map(to_mnist, boxes)) or np.zeros((1, 28, 28)), np.float32)
         last = next((j for j, digit in enumerate(digits) if digit[-1] is self.strokes[-1]), 0)
         outputs = forward(self.params, self.layers, images[last].reshape(784, 1))
-        probabilities = predict(self.params, self.layers, images.reshape(-1, 784).T)
-        p = probabilities[:, last] if digits else np.zeros(10)
+        probabilities = predict(self.params, self.layers, images.reshape(-1, 784).T).T
+        p = probabilities[last] if digits else np.zeros(10)
         self.image.set_data(images[last])
         for i, image in self.maps.items():
             image.set_data(tile(first_maps(outputs[i])))
         set_probabilities(self.bars, p)
-        row = ' '.join(map(str, probabilities.argmax(axis=0)))
+        row = [character(Digit((0, box.shape[0], 0, box.shape[1]), *rest))
+               for box, *rest in zip(boxes, images, probabilities)]
         second, best = p.argsort()[-2:]
-        note = f'last drawn: {best}, probability {rounded(p[best])}, second guess {second} with {rounded(p[second])}'
-        self.words.set_text(f'read: {row}\n{note}' if digits else 'nothing drawn yet')
+        chance = rounded(p[second]) if p[second] >= 0.00005 else '< 0.0001'
+        note = f'last drawn: {best}, probability {rounded(p[best])}, second guess {second} with {chance}'
+        self.words.set_text(f"read: {' '.join(row)}\n{note}" if digits else 'nothing drawn yet')
 
 
 def split_digits(strokes):

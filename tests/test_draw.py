@@ -176,8 +176,10 @@ def test_every_point_is_kept_and_the_whole_window_follows_before_the_button_is_r
     outputs, p = (function(mnist[2], LENET, image.reshape(784, 1)) for function in (forward, predict))
     np.testing.assert_array_equal([bar.get_height() for bar in window.bars], p[:, 0])
     best, second = p[:, 0].argsort()[:-3:-1]
-    assert window.words.get_text() == (f'read: {best}\nlast drawn: {best}, probability {rounded(p[best, 0])}, '
-                                       f'second guess {second} with {rounded(p[second, 0])}')
+    read = best if p[best, 0] >= 0.5 else '?'
+    chance = rounded(p[second, 0]).replace('0.0000', '< 0.0001')
+    assert window.words.get_text() == (f'read: {read}\nlast drawn: {best}, probability {rounded(p[best, 0])}, '
+                                       f'second guess {second} with {chance}')
     for i in (2, 3):
         np.testing.assert_array_equal(np.ma.filled(window.maps[i].get_array(), np.nan), tile(first_maps(outputs[i])))
 
@@ -186,7 +188,7 @@ def test_digits_side_by_side_are_read_as_a_row_and_the_last_drawn_is_shown(windo
     draw(window, *moved(ONE, 1, 2), *moved(ONE, 1, 0), *moved(ONE, 1, 1), [(1.3, 0.5), (1.7, 0.5)])
     row, note = window.words.get_text().splitlines()
     assert row.startswith('read: 1 ') and row.endswith(' 1') and len(row) == len('read: 1 4 1')
-    assert note.startswith(f'last drawn: {row[8]}, probability ')
+    assert note.startswith(f'last drawn: {row[8]}, probability ') or row[8] == '?'
     assert np.ptp(np.nonzero(window.image.get_array())[1]) > 5             # the cross in the middle
 
 
@@ -249,6 +251,21 @@ def test_s_saves_under_a_free_name_that_the_window_shows_and_drawing_goes_on(win
     window.on_timer()
     np.testing.assert_array_equal(follows, window.figure.canvas.buffer_rgba())
     assert follows.std() > 1
+
+
+@pytest.mark.parametrize('change', ['c', 'u', 'a stroke'])
+def test_what_was_said_of_saving_goes_with_the_next_change(window, change):
+    prompt = window.field.get_title('left')
+    draw(window, *ONE)
+    press(window, 's')
+    assert window.field.get_title('left') == 'saved as drawn-1.png' != prompt
+    press(window, change) if len(change) == 1 else draw(window, *FOUR)
+    assert window.field.get_title('left') == prompt
+
+
+def test_what_no_digit_explains_is_a_question_mark_as_on_photos(window):
+    draw(window, [(0.1, 0.5), (1.5, 0.5)])                 # a dash: wider than any digit
+    assert window.words.get_text().startswith('read: ?\n')
 
 
 def test_the_window_fits_a_screen_of_768_lines_and_q_closes_it(window):
