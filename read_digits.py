@@ -8,9 +8,11 @@ The model is lenet.mat, which python testLeNet.py makes; --model PATH takes anot
 
 import argparse
 import collections
+import functools
 import io
 import os
 import sys
+import warnings
 
 import testLeNet  # which sets up BLAS, and so comes before NumPy
 
@@ -102,6 +104,16 @@ BLUE, ORANGE = '#0072B2', '#D55E00'     # Okabe and Ito's palette, safe for colo
 # box: (top, bottom, left, right) in pixels of the photo; image: (28, 28) as the net got it; probabilities: (10,)
 Digit = collections.namedtuple('Digit', 'box image probabilities')
 
+# Settings of the steps that read a photo. other: is the ink light where it seems dark, or dark where it seems light?
+# widest: strokes there may be, as a share of the photo's shorter side. ruled: are there lines to erase? edge: may
+# digits touch the photo's edge?
+Way = collections.namedtuple('Way', 'other widest ruled edge')
+WAYS = [Way(False, 1 / 30, False, True),        # most photos
+        Way(False, 1 / 30, True, True),         # ruled and squared paper
+        Way(False, 1 / 6, False, True),         # thick strokes that fill the picture
+        Way(False, 1 / 30, False, False),       # a table or a shadow at the edge, darker than the ink
+        Way(True, 1 / 30, False, True), Way(True, 1 / 6, False, True)]
+
 
 def load_photo(path):
     """Read a picture file: (h, w, 3) float32 in 0..1, upright, and no side longer than LONGEST_SIDE.
@@ -109,8 +121,18 @@ def load_photo(path):
     Raises ValueError if it can't be read. What is transparent becomes the paper: white, or black beneath light
     ink.
     """
+    if str(path).lower().endswith(('.heic', '.heif')):
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError:
+            raise ValueError(f'{path}: HEIC, which Pillow does not read; export the photo as JPEG, or '
+                             'pip install pillow-heif') from None
+        register_heif_opener()
     try:
-        with Image.open(path) as picture:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+            picture = Image.open(path)
+        with picture:
             scale = LONGEST_SIDE / max(picture.size)
             picture.draft(None, [int(scale * side) for side in picture.size])   # a large JPEG is decoded at half size
             picture = ImageOps.exif_transpose(picture)
@@ -119,7 +141,10 @@ def load_photo(path):
                 picture = Image.fromarray((grey * (255 / max(grey.max(), 1))).astype(np.uint8))
             picture = picture.convert('RGBA')
             picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise ValueError(f'{path}: more than {2 * Image.MAX_IMAGE_PIXELS // 10 ** 6} megapixels; make it smaller '
+                         'first') from None
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f'{path}: not a picture that can be read ({error})') from None
     pixels = np.asarray(picture, np.float32) / 255
     colour, opaque = pixels[..., :3], pixels[..., 3:]
@@ -129,17 +154,28 @@ def load_photo(path):
     return colour * opaque + (1 - opaque) * (1 - light_ink)
 
 
-def to_grey(photo):
-    """Make a photo (h, w, 3) one of dark ink on light paper without colour: (h, w).
+def has_light_ink(photo):
+    """Does the ink in a photo (h, w, 3) seem to be lighter than the paper?
 
-    Ink is what there is less of: if the differences from the mean around each pixel have their tail on the light side,
-    the ink is light, and the photo is inverted. Of red, green and blue, each in proportion to its mean, the least is
-    taken, since ink of any colour swallows at least one of them.
+    Ink is what there is less of: so it is if the differences from the mean around each pixel have their tail on the
+    light side. Around means the whole photo down to a sixteenth: thick strokes tell from afar, writing on a sheet that
+    lies on a dark table from close by.
     """
     few = photo[::3, ::3].mean(axis=2)
-    difference = few - ndimage.uniform_filter(few, min(few.shape) // 4 + 1)
-    if np.sum(difference ** 3) > 0:
-        photo = 1 - photo
+    skewness = 0
+    for part in (1, 2, 4, 8, 16):
+        mean_around = functools.partial(ndimage.uniform_filter, size=min(few.shape) // part + 1)
+        difference = few - mean_around(few)
+        skewness += np.mean(mean_around(difference ** 3) / (mean_around(difference ** 2) + 1e-4) ** 1.5)
+    return skewness > 0
+
+
+def to_grey(photo):
+    """Make a photo (h, w, 3) one without colour: (h, w), in which dark ink is dark.
+
+    Of red, green and blue, each in proportion to its mean, the least is taken, since ink of any colour swallows at
+    least one of them.
+    """
     red, green, blue = np.moveaxis(photo / (photo.mean(axis=0).mean(axis=0) + 1e-6), 2, 0)
     return np.minimum(np.minimum(red, green), blue)    # 0.1 s faster than min(axis=2) of a large photo
 
@@ -151,50 +187,80 @@ def darkness(grey, width):
     width  of strokes, in pixels
 
     Paper is what a closing leaves: of all squares that contain the pixel, the least of their brightest pixels. So
-    strokes, which are narrower than a square, vanish, while the edge of a shadow stays as sharp as it is. What lies
-    outside of the photo counts as dark, so that a dark table that shows around the paper is paper too. The quotient
+    strokes, which are narrower than a square, vanish, while the edge of a shadow stays as sharp as it is. The quotient
     with the paper takes out light and shadow.
     """
     size = 2 * int(1.75 * width) + 5                                     # odd
     grey = ndimage.gaussian_filter(grey, np.clip(width / 6, 0.5, 3), truncate=3)                  # against noise
-    paper = ndimage.grey_closing(np.pad(grey, size), (size, size))[size:-size, size:-size]
-    dark = (paper - grey) / np.maximum(paper, max(paper.max() / 2, 1e-3))      # the grain of a dark table stays faint
-    return dark - np.median(dark)
+    paper = ndimage.grey_closing(np.pad(grey, size, mode='symmetric'), (size, size))[size:-size, size:-size]
+    return (paper - grey) / np.maximum(paper, max(paper.max() / 2, 1e-3))      # the grain of a dark table stays faint
 
 
-def find_ink(photo):
-    """Ink, and its connected parts, in a photo (h, w, 3): (dark, labels) as of `ink_parts`.
+def find_ink(grey, way):
+    """Ink, and its connected parts, in a photo (h, w) of dark ink: (dark, labels, total) as of `ink_parts`.
 
     The closing of `darkness` needs squares wider than strokes, but no wider than needed: the corners of shadows, where
     they do not fit in, are taken for ink. So the first squares are for the widest strokes that can be, and the next for
     the strokes that were found; only the last time every pixel counts, before every other one, for speed.
     """
-    grey = to_grey(photo)
-    width = min(grey.shape) / 30
+    width, step = min(grey.shape) * way.widest, 2 if min(grey.shape) > 200 else 1
     for _ in range(2):
-        _, labels = ink_parts(grey[::2, ::2], width / 2)
-        width = 2 * stroke_width(labels > 0)
-    return ink_parts(grey, width)
+        _, labels, _ = ink_parts(grey[::step, ::step], width / step, way)
+        if labels.any():
+            width = step * stroke_width(labels > 0)
+    return ink_parts(grey, width, way)
 
 
-def ink_parts(grey, width):
-    """Ink, and its connected parts: (dark, labels). grey, width: as of `darkness`.
+def ink_parts(grey, width, way):
+    """Ink, and its connected parts: (dark, labels, total). grey, width: as of `darkness`.
 
-    Returns the darkness (h, w) and the number of the part that each pixel is in (h, w), 0 for none. Ink is what stands
-    out from noise and is at least a third as dark as the ink of this photo is on average; a part of it must have a core
-    nearly twice as dark. Parts that touch the photo's edge are dropped: their digit is cut off.
+    Returns the darkness (h, w), the number of the part that each pixel is in (h, w), 0 for none, and how much ink there
+    is, also of what is no part. Ink is what stands out from noise and is at least a quarter as dark as the ink of this
+    photo is on average; a part of it must have a core that is 0.6 times as dark.
     """
     dark = darkness(grey, width)
-    noise = 1.48 * np.median(abs(dark))                                  # its standard deviation, whatever ink there is
-    ink = dark[dark > max(5 * noise, 0.06)]
-    level = np.average(ink, weights=ink ** 2) if ink.size else 1
-    low = max(4 * noise, 0.35 * level, 0.06)
-    labels, num = ndimage.label(erase_lines(dark > low), EIGHT)
+    lighter, light = np.percentile(dark[::2, ::2], (10, 25))             # of paper, even where ink fills half a picture
+    noise = (light - lighter) / 0.607                                    # its standard deviation
+    dark -= light + 0.674 * noise
+    ink = dark > max(5 * noise, 0.06)
+    if not way.edge:
+        parts, _ = ndimage.label(ink, EIGHT)
+        ink &= ~np.isin(parts, along_the_edge(parts))
+    level = np.average(dark[ink], weights=dark[ink] ** 2) if ink.any() else 1
+    low = max(4 * noise, 0.25 * level, 0.06)
+    ink = erase_lines(dark > low) if way.ruled else dark > low
+    labels, num = ndimage.label(ink, EIGHT)
     keep = np.zeros(num + 1, bool)
-    keep[labels[dark > 1.75 * low]] = True
-    keep[np.concatenate([[0], labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = False
-    labels, _ = ndimage.label(keep[labels], EIGHT)
-    return dark, labels
+    keep[labels[dark > max(1.75 * low, 0.6 * level)]] = True
+    keep[0] = False
+    keep &= ~cut_off(labels, keep, way)
+    if not way.edge:
+        ink = keep[labels]
+    return dark, ndimage.label(keep[labels], EIGHT)[0], dark[ink].sum()
+
+
+def along_the_edge(labels):
+    return np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
+
+
+def cut_off(labels, keep, way):
+    """Which parts touch the photo's edge and are no digits: bools, one for each label.
+
+    keep  which labels are parts of ink
+
+    A digit is about as high as the other ones; if there are no others, nearly as high as the photo. What lies along the
+    edge, such as a table, is none, unless the photo is as narrow as a 1.
+    """
+    touching = np.bincount(along_the_edge(labels), minlength=len(keep))
+    places = ndimage.find_objects(labels)
+    heights = [places[i - 1][0].stop - places[i - 1][0].start for i in np.flatnonzero(keep & (touching == 0))]
+    usual = max(12, np.median([h for h in heights if h > 0.3 * max(heights)])) if heights else 0.7 * len(labels)
+    bad = np.zeros(len(keep), bool)
+    for i in np.flatnonzero(keep & (touching > 0)):
+        h, w = (side.stop - side.start for side in places[i - 1])
+        lies_along = touching[i] > 0.75 * (h + w) and not w > 0.6 * labels.shape[1] < 0.36 * labels.shape[0]
+        bad[i] = not way.edge or not 0.6 * usual < h < 1.5 * usual or w > 1.5 * h or lies_along
+    return bad
 
 
 def erase_lines(mask):
@@ -263,8 +329,16 @@ def cut_out(dark, part):
 
 
 def read_images(images, params, layers):
-    """Probabilities (n, 10) of the classes for a list of n images (28, 28)."""
-    return predict(params, layers, np.reshape(images, (-1, 784)).T).T
+    """Probabilities (n, 10) of the classes for a list of n images (28, 28): the mean over the images as they are, and
+    slanted and turned a little, which leaves the net unsure of what is no digit."""
+    images = np.asarray(images, np.float32)
+    several = [images]
+    for slant in (-0.2, 0.2):
+        matrix = [[1, 0, 0], [0, 1, 0], [0, slant, 1]]
+        several.append(ndimage.affine_transform(images, matrix, (0, 0, -13.5 * slant), order=1))
+        several.append(ndimage.rotate(images, 50 * slant, axes=(2, 1), reshape=False, order=1))
+    probabilities = predict(params, layers, np.reshape(several, (-1, 784)).T).T
+    return probabilities.reshape(len(several), -1, 10).mean(axis=0)
 
 
 def cut(canvas, height, params, layers):
@@ -275,13 +349,14 @@ def cut(canvas, height, params, layers):
 
     A canvas that is wide, or that the net does not know, is cut along a straight line, upright or slanted, through
     little ink: the one whose halves the net is surest of. Halves may be cut again; those too wide to be judged count as
-    0.95. If the canvas is not wide, both must be nearly as high as it is.
+    0.95. If the canvas is not wide, both must be nearly as high as it is, and known far better.
     """
     h, w = ink_box(canvas).shape
     wide = w > 1.3 * max(h, height)
-    if not wide and (w < 0.6 * h or read_images([to_mnist(canvas)], params, layers).max() > 0.8):
+    whole = read_images([to_mnist(canvas)], params, layers).max()
+    if not wide and (w < 0.6 * h or whole > 0.8):
         return [canvas]
-    most, least_height, sure = (2.5, 0.5, 0.5) if wide else (1.6, 0.8, 0.9)
+    most, least_height, sure = (2.5, 0.5, 0.5) if wide else (1.6, 0.8, min(0.9, whole + 0.3))
     most *= stroke_width(canvas)
     rows, columns = np.ogrid[:canvas.shape[0], :canvas.shape[1]]
     cuts = []
@@ -321,30 +396,75 @@ def find_lines(boxes, height):
 
 
 def read_photo(photo, params, layers):
-    """Find and read the digits of a photo (h, w, 3) in 0..1: a list of lines of writing, each a list of Digit."""
-    dark, labels = find_ink(photo)
+    """Find and read the digits of a photo (h, w, 3) in 0..1: a list of lines of writing, each a list of Digit.
+
+    The photo is read in several ways, until the net is sure; otherwise the surest reading counts. What a photo seldom
+    is must be clearly surer: light where it seems dark, or lying on its side. And one digit is easily found by chance.
+    """
+    greys = [to_grey(photo), to_grey(1 - photo)]
+    if has_light_ink(photo):
+        greys.reverse()
+    best, most, ink = [], 0.37, None
+    for way in WAYS:
+        found = find_ink(greys[way.other], way)
+        lines, sure = read_ink(*found, params, layers, seldom=way.other)
+        sure -= 0.1 * way.other + 0.2 / max(1, sum(map(len, lines)))
+        if sure > most:
+            best, most, ink = lines, sure, found
+        if most > 0.78:
+            return best
+    for turns in (0, 1, 3, 2) if best else ():
+        dark, labels, total = ink
+        lines, sure = read_ink(np.rot90(dark, turns), np.rot90(labels, turns), total, params, layers, seldom=True)
+        sure -= (turns > 0) * (0.1 + 0.8 / max(1, sum(map(len, lines))))
+        if turns == 0 or sure > most:
+            best, most = [[turned_back(digit, turns, photo.shape) for digit in line] for line in lines], sure
+    return best
+
+
+def read_ink(dark, labels, total, params, layers, seldom):
+    """Read ink as found by `find_ink`: (lines as of `read_photo`, sureness).
+
+    Sureness is the share of all ink that is in known digits, each times its probability to the power of three. If
+    seldom, a 1 counts half, since parts of strokes look like it.
+    """
     labels, height = join_parts(labels)
-    images, boxes = [], []
+    images, boxes, inks = [], [], []
     for i, place in enumerate(ndimage.find_objects(labels), 1):
-        if place:                                                    # None for a label that was dropped or joined
-            place = tuple(slice(side.start - 1, side.stop + 1) for side in place)       # no part touches the edge
-            for canvas in cut(cut_out(dark[place], labels[place] == i), height, params, layers):
-                if stroke_width(canvas) < 0.28 * max(ink_box(canvas).shape):            # otherwise a blob, not writing
-                    y, x = np.nonzero(canvas) + np.array([[side.start] for side in place])
-                    boxes.append((y.min(), y.max() + 1, x.min(), x.max() + 1))
-                    images.append(to_mnist(canvas))
+        if place is None:                                            # a label that was dropped or joined
+            continue
+        place = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in place)
+        canvas = cut_out(dark[place], labels[place] == i)
+        if stroke_width(canvas) > 0.36 * max(ink_box(canvas).shape):              # a blob, not writing
+            continue
+        for part in cut(canvas, height, params, layers):
+            y, x = np.nonzero(part) + np.array([[side.start] for side in place])
+            boxes.append((y.min(), y.max() + 1, x.min(), x.max() + 1))
+            images.append(to_mnist(part))
+            inks.append(dark[place][(labels[place] > 0) & (part > 0)].sum())
     if not boxes:
-        return []
+        return [], 0
     digits = list(map(Digit, boxes, images, read_images(images, params, layers)))
-    return [[digits[i] for i in line] for line in find_lines(np.array(boxes), height)]
+    weights = {'?': 0, '1': 0.5 if seldom else 1}
+    known = [digit.probabilities.max() ** 3 * weights.get(character(digit), 1) for digit in digits]
+    lines = find_lines(np.array(boxes), height)
+    return [[digits[i] for i in line] for line in lines], np.dot(known, inks) / total
+
+
+def turned_back(digit, turns, shape):
+    """A digit that was found after np.rot90(photo, turns), with its box in the photo (h, w, 3)."""
+    top, bottom, left, right = digit.box
+    for i in range(turns):
+        width = shape[1 - (turns - 1 - i) % 2]
+        top, bottom, left, right = left, right, width - bottom, width - top
+    return digit._replace(box=(top, bottom, left, right))
 
 
 def character(digit):
     """The class that the net finds most probable; `?` if the probability is below 0.5, or where digits touch so that
     they could not be cut: no digit is twice as wide as it is high."""
-    top, bottom, left, right = digit.box
-    known = digit.probabilities.max() >= 0.5 and right - left < 2 * (bottom - top)
-    return str(digit.probabilities.argmax()) if known else '?'
+    h, w = ink_box(digit.image).shape
+    return str(digit.probabilities.argmax()) if digit.probabilities.max() >= 0.5 and w <= 2 * h else '?'
 
 
 def draw_reading(photo, lines):
@@ -352,8 +472,10 @@ def draw_reading(photo, lines):
 
     lines  as `read_photo` returns them
     """
-    width, margin = 1200, 32
-    scale, cell = width / photo.shape[1], width // max(12, *map(len, lines))
+    longest, margin = max(map(len, lines)), 32
+    cell = max(30, 1200 // max(12, longest))
+    width = max(1200, cell * longest)
+    scale = width / photo.shape[1]
     upper = Image.fromarray(np.uint8(255 * photo)).resize((width, round(scale * photo.shape[0])))
     lower = upper.height + 2 * margin
     picture = Image.new('RGB', (width, lower + len(lines) * (cell + margin)), 'white')
@@ -408,7 +530,7 @@ def print_reading(path, params, layers):
         photo = load_photo(path)
         lines = read_photo(photo, params, layers)
         if not lines:
-            raise ValueError(f'{path}: no digits found; expected ink on paper, no digit touching the edge of the photo')
+            raise ValueError(f'{path}: no digits found; expected ink on paper, in even light')
         for line in lines:
             print(''.join(map(character, line)), flush=True)
         picture, file = draw_reading(photo, lines), io.BytesIO()
