@@ -118,8 +118,7 @@ WAYS = [Way(False, 1 / 30, False, True),        # most photos
 def load_photo(path):
     """Read a picture file: (h, w, 3) float32 in 0..1, upright, and no side longer than LONGEST_SIDE.
 
-    Raises ValueError if it can't be read. What is transparent becomes the paper: white, or black beneath light
-    ink.
+    Raises ValueError if it can't be read. What is transparent becomes the paper: white, or black beneath light ink.
     """
     if str(path).lower().endswith(('.heic', '.heif')):
         try:
@@ -215,7 +214,7 @@ def ink_parts(grey, width, way):
     """Ink, and its connected parts: (dark, labels, total). grey, width: as of `darkness`.
 
     Returns the darkness (h, w), the number of the part that each pixel is in (h, w), 0 for none, and how much ink there
-    is, also of what is no part. Ink is what stands out from noise and is at least a quarter as dark as the ink of this
+    is, also of what is no part. Ink is what stands out from noise and is at least 0.3 times as dark as the ink of this
     photo is on average; a part of it must have a core that is 0.6 times as dark.
     """
     dark = darkness(grey, width)
@@ -227,7 +226,7 @@ def ink_parts(grey, width, way):
         parts, _ = ndimage.label(ink, EIGHT)
         ink &= ~np.isin(parts, along_the_edge(parts))
     level = np.average(dark[ink], weights=dark[ink] ** 2) if ink.any() else 1
-    low = max(4 * noise, 0.25 * level, 0.06)
+    low = max(4 * noise, 0.3 * level, 0.06)
     ink = erase_lines(dark > low) if way.ruled else dark > low
     labels, num = ndimage.label(ink, EIGHT)
     keep = np.zeros(num + 1, bool)
@@ -404,7 +403,7 @@ def read_photo(photo, params, layers):
     greys = [to_grey(photo), to_grey(1 - photo)]
     if has_light_ink(photo):
         greys.reverse()
-    best, most, ink = [], 0.37, None
+    best, most, ink = [], 0.3, None
     for way in WAYS:
         found = find_ink(greys[way.other], way)
         lines, sure = read_ink(*found, params, layers, seldom=way.other)
@@ -435,7 +434,8 @@ def read_ink(dark, labels, total, params, layers, seldom):
             continue
         place = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in place)
         canvas = cut_out(dark[place], labels[place] == i)
-        if stroke_width(canvas) > 0.36 * max(ink_box(canvas).shape):              # a blob, not writing
+        width, longest = stroke_width(canvas), max(ink_box(canvas).shape)
+        if width > 0.36 * longest or canvas.sum() > 5.5 * width * longest:       # a blob or a grid, not writing
             continue
         for part in cut(canvas, height, params, layers):
             y, x = np.nonzero(part) + np.array([[side.start] for side in place])

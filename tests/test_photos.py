@@ -1,5 +1,7 @@
 """Photos of digits, made of MNIST's test images: what is found on many kinds of paper, and what the user sees."""
 
+import sys
+
 import numpy as np
 import pytest
 from helpers import trained_lenet
@@ -67,6 +69,17 @@ def on_table(photo):
     return photo
 
 
+def in_the_middle_of_a_table(photo, rng):
+    photo = np.pad(photo, ((60, 80), (90, 60), (0, 0)), constant_values=0.12)
+    return np.clip(photo + 0.02 * rng.randn(*photo.shape), 0, 1).astype(np.float32)
+
+
+def dry(ink, rng):
+    """Ink of a marker that gives little in places."""
+    streaks = ndimage.gaussian_filter(rng.randn(*ink.shape), (1, 3))
+    return ink * np.clip(0.8 + 0.3 * streaks / streaks.std(), 0.1, 1)
+
+
 KINDS = {
     'plain': lambda ink, rng: photograph(ink, rng),
     'gradient of light': lambda ink, rng: photograph(ink, rng, light=np.linspace(0.3, 1, ink.shape[1])),
@@ -79,8 +92,10 @@ KINDS = {
     'pencil': lambda ink, rng: photograph(ink, rng, ink_colour=(0.6, 0.6, 0.6)),
     'light on dark': lambda ink, rng: 1 - photograph(ink, rng),
     'dark table': lambda ink, rng: on_table(photograph(ink, rng)),
+    'dark table all around': lambda ink, rng: in_the_middle_of_a_table(photograph(ink, rng), rng),
+    'dry marker': lambda ink, rng: photograph(dry(ink, rng), rng),
 }
-WRITING = {'20 pixels': {'size': 20}, '400 pixels': {'size': 400}, 'marker': {'marker': 3},
+WRITING = {'20 pixels': {'size': 20}, '200 pixels': {'size': 200}, 'marker': {'marker': 3},
            'rising': {'slope': -0.1}, 'falling': {'slope': 0.1}}
 
 
@@ -106,6 +121,63 @@ def test_size_stroke_and_slope_do_not_matter(writing, params):
     rng = np.random.RandomState(2)
     numbers = rng.choice(1000, 10, replace=False)
     assert_read(photograph(write(numbers, **WRITING[writing]), rng), numbers, params)
+
+
+@pytest.mark.parametrize('turns', [1, 3])
+def test_a_page_that_lies_on_its_side_is_read_and_its_boxes_are_in_the_photo_as_it_is(turns, params):
+    rng = np.random.RandomState(4)
+    numbers = rng.choice(1000, 24, replace=False)
+    photo = photograph(write(numbers), rng)
+    upright, turned = read_photo(photo, params, LENET), read_photo(np.rot90(photo, turns), params, LENET)
+    assert abs(sum(map(len, turned)) - 24) <= 2
+    top, bottom, left, right = upright[0][0].box
+    place = np.zeros(photo.shape[:2], bool)
+    place[top:bottom, left:right] = True
+    rows, columns = np.nonzero(np.rot90(place, turns))
+    assert any(np.allclose(digit.box, (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1), atol=3)
+               for digit in turned[0])
+
+
+# Digits drawn with one pen, as polygons (x, y) in heights of the digit.
+POLYGONS = {1: [(0.1, 0), (0, 1)], 2: [(0, 0.2), (0.3, 0), (0.6, 0.2), (0.5, 0.5), (0, 1), (0.65, 1)],
+            3: [(0, 0.1), (0.35, 0), (0.6, 0.2), (0.25, 0.45), (0.6, 0.7), (0.35, 1), (0, 0.9)],
+            7: [(0, 0), (0.6, 0), (0.25, 1)],
+            0: [(0.3, 0), (0.08, 0.2), (0, 0.5), (0.08, 0.8), (0.3, 1), (0.52, 0.8), (0.6, 0.5), (0.52, 0.2), (0.3, 0)]}
+
+
+def drawn(digit, pen, margin, height=100):
+    """A picture (h, w, 3) of a digit in black on white; the pen is a share of the digit's height."""
+    corners = height * np.array(POLYGONS[digit])
+    points = ndimage.zoom(corners, (2000 / len(corners), 1), order=1, mode='nearest', grid_mode=True)
+    h, w = (points.max(axis=0)[::-1] + pen * height + 2).astype(int)
+    blank = np.ones((h, w), bool)
+    x, y = (points + pen * height / 2).astype(int).T
+    blank[y, x] = False
+    ink = np.clip(pen * height / 2 + 0.5 - ndimage.distance_transform_edt(blank), 0, 1)
+    ink = np.pad(ink, margin) if margin > 0 else ink[-margin:margin, -margin:margin]
+    return np.repeat(1 - ink[..., None], 3, axis=2).astype(np.float32)
+
+
+@pytest.mark.parametrize('margin', [40, 4, -3], ids=['in the middle', 'fills the picture', 'cut at the edge'])
+@pytest.mark.parametrize('light', [False, True])
+def test_one_digit_drawn_with_any_pen_is_read(margin, light, params):
+    """Pens of 1 to 25 % of the digit's height. A small net takes some of them for other digits."""
+    right = []
+    for pen in (0.01, 0.04, 0.1, 0.18, 0.25) if margin > 0 else (0.06, 0.1):    # cut off of a thin line, all is gone
+        for digit in (2, 3, 7, 0):
+            photo = drawn(digit, pen, margin)
+            lines = read_photo(1 - photo if light else photo, params, LENET)
+            right.append([[d.probabilities.argmax() for d in line] for line in lines] == [[digit]])
+    assert np.mean(right) >= 0.6
+
+
+@pytest.mark.parametrize('light', [False, True])
+def test_tight_mosaics_of_small_digits_are_read(light, params):
+    numbers = np.random.RandomState(6).choice(1000, 30, replace=False).reshape(5, 6)
+    tiles = XTEST[:, numbers].reshape(28, 28, 5, 6)[2:26, 2:26]
+    mosaic = tiles.transpose(2, 0, 3, 1).reshape(120, 144).repeat(2, 0).repeat(2, 1)[..., None].repeat(3, 2)
+    lines = read_photo(mosaic if light else 1 - mosaic, params, LENET)
+    assert abs(sum(map(len, lines)) - 30) <= 5
 
 
 def test_all_that_matters_for_finding_at_once(params):
@@ -245,6 +317,17 @@ def test_what_cannot_be_read_is_one_line_and_does_not_stop_the_next_photo(name, 
     out, error = capsys.readouterr()
     assert stop.value.code == 1 and out.count('\n') == 2
     assert error.startswith('read_digits.py: error: ') and error.count('\n') == 1 and words in error and name in error
+
+
+def test_heic_without_its_reader_is_one_line_of_advice(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    with pytest.raises(ValueError, match='a.HEIC: .*export .* JPEG.*pip install pillow-heif'):
+        load_photo(tmp_path / 'a.HEIC')
+
+
+def test_the_picture_of_a_line_of_any_length_has_room_for_each_digit():
+    picture = draw_reading(np.ones((100, 200, 3)), [[digit(0.99)] * 210])
+    assert picture.width >= 210 * 28
 
 
 def test_without_a_model_one_line_says_how_to_make_one(tmp_path):
