@@ -26,7 +26,7 @@ FOUR = [[(0.1, 0), (0, 0.6), (0.6, 0.6)], [(0.61, 0.1), (0.58, 1)]]        # the
 ONE = [[(0.5, 0.1), (0.5, 0.5), (0.5, 0.9)]]
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def mnist():
     """500 test images of MNIST, their labels, and LeNet after 150 iterations: enough to tell digits apart."""
     xtrain, ytrain, _, _, xtest, ytest = load_mnist(False, np.float32, np.random.RandomState(0))

@@ -18,7 +18,7 @@ LENET = testLeNet.get_lenet()
 *_, XTEST, YTEST = load_mnist(True, np.float32, np.random.RandomState(0))
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def params():
     """LeNet after 300 iterations: reads 19 of 20 digits."""
     xtrain, ytrain, *_ = load_mnist(True, np.float32, np.random.RandomState(0))
@@ -161,9 +161,9 @@ def drawn(digit, pen, margin, height=100):
 @pytest.mark.parametrize('margin', [40, 4, -3], ids=['in the middle', 'fills the picture', 'cut at the edge'])
 @pytest.mark.parametrize('light', [False, True])
 def test_one_digit_drawn_with_any_pen_is_read(margin, light, params):
-    """Pens of 1 to 25 % of the digit's height. A small net takes some of them for other digits."""
+    """Pens of 1 to 20 % of the digit's height. A small net takes some of them for other digits."""
     right = []
-    for pen in (0.01, 0.04, 0.1, 0.18, 0.25) if margin > 0 else (0.06, 0.1):    # cut off of a thin line, all is gone
+    for pen in (0.01, 0.04, 0.1, 0.2) if margin > 0 else (0.06, 0.1):    # cut off of a thin line, all is gone
         for digit in (2, 3, 7, 0):
             photo = drawn(digit, pen, margin)
             lines = read_photo(1 - photo if light else photo, params, LENET)
