@@ -4,27 +4,24 @@
 
 The starter's cnn_lenet.py is the solution's, but for the seven functions that students write: those keep signature and
 docstring, and return zeros of the right shape until their bodies are written. Nothing else is taken out: what a graded
-body needs must stand in it, or be needed by the rest of the module too. With it go the training script, the data, the
-tests of the seven functions, the errata of the handout, a README and the licence.
+body needs must stand in it, or be needed by the rest of the module too. With it go the lecture, the training script,
+the data, the tests of the seven functions, the errata of the handout, a README and the licence.
 """
 
 import argparse
 import ast
-import io
 import os
-import shutil
+import re
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
-from grade import QUESTIONS
-
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 NAME = 'hw7-handout'
-COPIED = ('testLeNet.py', 'vis_data.py', 'read_digits.py', 'mnist_all.mat', 'requirements.txt', 'LICENSE',
-          'docs/errata.md', 'tests/test_questions.py', 'tests/conftest.py')
+COPIED = ('testLeNet.py', 'vis_data.py', 'read_digits.py', 'draw_digits.py', 'mnist_all.mat', 'requirements.txt',
+          'LICENSE', 'docs/lecture.md', 'docs/errata.md', 'tests/test_questions.py', 'tests/conftest.py')
 
 # `python -m pytest` in the package shows short tracebacks.
 PYTEST_INI = '''\
@@ -84,90 +81,44 @@ def main(argv=None):
     parser.add_argument('out', metavar='OUT', help=f'the folder that {NAME}/ and {NAME}.tar are written to')
     out = Path(parser.parse_args(argv).out)
     try:
-        write_package(package(), out)
-    except (OSError, ValueError) as error:
-        text = f'{error.strerror}: {error.filename}' if isinstance(error, OSError) and error.strerror else str(error)
-        sys.exit(f'handout.py: error: {text}')
-    print(out / NAME)
-    print(out / f'{NAME}.tar')
+        folder, tar = write_package(package(), out)
+    except OSError as error:
+        sys.exit(f'handout.py: error: {error.filename}: {error.strerror}')
+    except ValueError as error:
+        sys.exit(f'handout.py: error: {error}')
+    print(folder, tar, sep='\n')
 
 
 def package():
-    """The starter's files: dict, name -> bytes."""
-    return {'cnn_lenet.py': starter((ROOT / 'cnn_lenet.py').read_text(encoding='utf-8')).encode(),
+    """The starter's files: dict, name -> bytes. What its cnn_lenet.py names of docs/ is one of them."""
+    source = starter((ROOT / 'cnn_lenet.py').read_text(encoding='utf-8'))
+    copied = {*COPIED, *re.findall(r'docs/\w+\.md', source)}
+    return {'cnn_lenet.py': source.encode(),
             'README.md': (HERE / 'student-README.md').read_bytes(),
             'pytest.ini': PYTEST_INI.encode(),
-            **{name: (ROOT / name).read_bytes() for name in COPIED}}
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Writing the package
-# ---------------------------------------------------------------------------------------------------------------
+            **{name: (ROOT / name).read_bytes() for name in sorted(copied)}}
 
 
 def write_package(files, out):
-    """Write the folder and the tar, each whole or not at all. The same files give the same bytes.
+    """Write the folder and the tar, both whole or not at all, and return their paths.
 
-    Raises ValueError if an earlier package there has been changed since it was made: that is somebody's work.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    check_unchanged(out)
-    with tempfile.TemporaryDirectory(dir=out, prefix=f'.{NAME}-') as temporary:
-        new, old, tar = Path(temporary, NAME), Path(temporary, 'old'), Path(temporary, f'{NAME}.tar')
-        for name, content in files.items():
-            (new / name).parent.mkdir(parents=True, exist_ok=True)
-            (new / name).write_bytes(content)
-        tar.write_bytes(tar_bytes(files))
-        if (out / NAME).exists():
-            os.rename(out / NAME, old)
-        os.rename(new, out / NAME)
-        os.replace(tar, out / f'{NAME}.tar')
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def check_unchanged(out):
-    """Raise ValueError unless folder and tar, if they are there, are as `write_package` left them.
-
-    No list of what was written is needed for that: a tar of ours is what its own files give when they are packed again
-    (somebody else's has other times and owners), and an untouched folder holds exactly the files of the tar.
+    Raises FileExistsError if one of them is there already: somebody may have worked on it.
     """
     folder, tar = out / NAME, out / f'{NAME}.tar'
-    packed = unpack(tar) if tar.exists() else {}
-    if tar.exists() and tar.read_bytes() != tar_bytes(packed):
-        raise ValueError(f'{tar} was not made by handout.py, or has been changed; move it away first')
-    if folder.exists():
-        found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob('*')
-                 if path.is_file() and not {'__pycache__', '.pytest_cache'} & set(path.parts)}
-        changed = sorted(name for name in found.keys() | packed.keys() if found.get(name) != packed.get(name))
-        if changed:
-            more = ', ...' if len(changed) > 3 else ''
-            raise ValueError(f"{folder} has been changed since it was made ({', '.join(changed[:3])}{more}); "
-                             'move it away first')
-
-
-def tar_bytes(files):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode='w') as tar:
-        for name, content in sorted(files.items()):
-            member = tarfile.TarInfo(f'{NAME}/{name}')
-            member.size, member.mode = len(content), 0o644
-            tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def unpack(path):
-    """The reverse of `tar_bytes`; what cannot be read counts as no files."""
-    try:
-        with tarfile.open(path) as tar:
-            return {member.name.removeprefix(f'{NAME}/'): tar.extractfile(member).read()
-                    for member in tar if member.isfile()}
-    except tarfile.TarError:
-        return {}
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# From the solution's source to the starter's
-# ---------------------------------------------------------------------------------------------------------------
+    for path in (folder, tar):
+        if path.exists():
+            raise FileExistsError(0, 'it is there already; move it away, or choose another folder', str(path))
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=f'.{NAME}-') as temporary:
+        new_folder, new_tar = Path(temporary, NAME), Path(temporary, 'tar')
+        for name, content in files.items():
+            (new_folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (new_folder / name).write_bytes(content)
+        with tarfile.open(new_tar, 'w') as archive:
+            archive.add(new_folder, NAME)
+        os.rename(new_folder, folder)
+        os.rename(new_tar, tar)
+    return folder, tar
 
 
 def starter(source, keep=()):
@@ -179,7 +130,7 @@ def starter(source, keep=()):
     functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
     lines = source.splitlines(keepends=True)
     edits = []                                         # (lines before, lines up to, the text between them)
-    for question, (name, points) in QUESTIONS.items():
+    for question, (name, points) in questions().items():
         if name in keep:
             continue
         if name not in functions or ast.get_docstring(functions[name]) is None or len(functions[name].body) < 2:
@@ -191,6 +142,13 @@ def starter(source, keep=()):
     for first, last, text in sorted(edits, reverse=True):
         lines[first:last] = [text]
     return ''.join(lines)
+
+
+def questions():
+    """The questions as the students' tests have them: dict, such as {'Q1': ('pooling_layer_forward', 20), ...}."""
+    tests = ast.parse((ROOT / 'tests' / 'test_questions.py').read_text(encoding='utf-8')).body
+    return next(ast.literal_eval(node.value) for node in tests
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == 'QUESTIONS')
 
 
 def placeholder(question, name, points):
