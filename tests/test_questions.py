@@ -14,6 +14,7 @@ input of a ReLU is near 0.
 import _thread
 import copy
 import inspect
+import re
 import sys
 import threading
 import time
@@ -38,6 +39,8 @@ QUESTIONS = {
     'Q7': ('sgd_momentum', 7),
 }
 SECONDS = 30     # that a function may take for the few numbers that it is given here
+ENDLESS = set()  # functions that took longer: they are not called again
+SAID = set()     # what has been said of a function, but for the sizes
 
 RELU = {'type': 'RELU'}
 SIZES = ('height', 'width', 'channel', 'batch_size')
@@ -143,6 +146,8 @@ def call(name, *arguments):
     question = next(question for question, (function, _) in QUESTIONS.items() if function == name)
     if question in not_written():
         fail(f'{question} is not written yet: {name} in cnn_lenet.py')
+    if name in ENDLESS:
+        fail(f'as above: {name} is not called again')
     function, given = getattr(cnn_lenet, name), copy.deepcopy(arguments)
     names = inspect.signature(function).parameters
     began, timer = time.monotonic(), threading.Timer(SECONDS, _thread.interrupt_main)    # Windows has no alarm signal
@@ -152,6 +157,7 @@ def call(name, *arguments):
     except KeyboardInterrupt as interrupt:
         if time.monotonic() - began < SECONDS:
             raise                                      # somebody has pressed Ctrl-C
+        ENDLESS.add(name)
         error = TimeoutError(f'{name} was stopped in the lines above, as it had not returned after {SECONDS} seconds')
         raise error.with_traceback(interrupt.__traceback__) from None
     except Exception:
@@ -189,13 +195,17 @@ def on(input, layer):
 
 
 def fail(message):
+    """Fail with a sentence; when it comes again, with other sizes perhaps, with `as above`."""
     __tracebackhide__ = True
-    pytest.fail(message, pytrace=False)
+    about = re.sub(r' \(height .*?\)', '', message)
+    repeated = about in SAID
+    SAID.add(about)
+    pytest.fail('as above' if repeated else message, pytrace=False)
 
 
 def kind(value):
     if isinstance(value, np.ndarray):
-        return f'an array of shape {value.shape}'
+        return f'an array of shape {value.shape}' if type(value) is np.ndarray else f'a np.{type(value).__name__}'
     return 'None' if value is None else f'a {type(value).__name__}'
 
 
@@ -209,14 +219,18 @@ def numbers(array):
 def check_array(name, found, expected, why):
     """Fail unless an array holds the expected numbers; why(*place) says how the number at a place comes about."""
     __tracebackhide__ = True
-    if not isinstance(found, np.ndarray):
-        fail(f'{name} is {kind(found)}; expected an array of shape {expected.shape}')
+    if type(found) is not np.ndarray:
+        plain = 'a plain' if isinstance(found, np.ndarray) else 'an'
+        fail(f'{name} is {kind(found)}; expected {plain} array of shape {expected.shape}')
     if found.shape != expected.shape:
         fail(f'{name} has shape {found.shape}; expected {expected.shape}')
     if not np.issubdtype(found.dtype, np.number):
         fail(f'{name} is an array of type {found.dtype}; expected one of floats')
     with np.errstate(invalid='ignore'):
         wrong = ~(abs(found - expected) <= 1e-6 + 1e-5 * abs(expected))
+    if wrong.any() and not found.any():
+        part = name.rpartition(': ')[2]
+        fail(f'{name} is all zeros: put the result into ' + ("output['data']" if part == 'data' else part))
     if wrong.any():
         place = tuple(map(int, np.argwhere(wrong)[0]))
         whole = f' (the array is of type {found.dtype})' if np.issubdtype(found.dtype, np.integer) else ''
@@ -244,6 +258,8 @@ def check_pair(name, found, parts):
     __tracebackhide__ = True
     if not isinstance(found, (tuple, list)) or len(found) != 2:
         fail(f'{name} returned {kind(found)}; expected a pair: {parts}')
+    if isinstance(found[0], np.ndarray) and isinstance(found[1], dict):
+        fail(f'{name}: the two results are swapped: return {parts}')
     return found
 
 
