@@ -15,7 +15,6 @@ import collections
 import concurrent.futures
 import contextlib
 import csv
-import fcntl
 import functools
 import io
 import json
@@ -52,6 +51,8 @@ NO_SUBMISSIONS = ('README.txt', 'submission_metadata.yml', '__MACOSX')
 
 def main(argv=None):
     """Grade, print, write. Exit status 0 if the grading worked, whatever the score; 2 for a wrong call."""
+    if not hasattr(os, 'fork'):
+        sys.exit('grade.py: error: the grader needs Linux or macOS, which can limit a process; on Windows, use WSL')
     parser = get_parser()
     flags = parser.parse_args(argv)
     if not os.path.exists(flags.submission):
@@ -68,6 +69,7 @@ def main(argv=None):
     for number in (signal.SIGINT, signal.SIGTERM):     # so that what has been started is cleaned up
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     # What a submission has written behind the end of the same file does not stand behind this output.
+    import fcntl
     fcntl.fcntl(1, fcntl.F_SETFL, fcntl.fcntl(1, fcntl.F_GETFL) | os.O_APPEND)
     sys.stdout.reconfigure(errors='backslashreplace')
     sys.stderr.reconfigure(errors='backslashreplace')
