@@ -9,7 +9,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -65,7 +64,7 @@ class Cage:
                 os.mkdir(f'{self.folder}/hw7')         # the submission's: it cannot put a link in the place of ours
             confine, source = [(HERE / name).read_text(encoding='utf-8') for name in ('confine.py', f'{job}.py')]
             self.process = subprocess.Popen(
-                [*tier.wrapper, sys.executable, '-B', '-I', '-c', confine, str(inside.fileno()), str(memory),
+                [*tier.wrapper, sandbox.PYTHON, '-B', '-I', '-c', confine, str(inside.fileno()), str(memory),
                  str(seconds)],
                 cwd=f'{self.folder}/hw7' if self.folder else '/', pass_fds=[inside.fileno()], start_new_session=True,
                 env=environment(), **QUIET)
@@ -168,7 +167,7 @@ class Cage:
 def environment():
     """All that the submission sees of the environment; confine.py adds HOME and TMPDIR."""
     kept = {name: os.environ[name] for name in ('LD_LIBRARY_PATH', 'LANG') if name in os.environ}
-    return {**kept, 'PATH': f'{os.path.dirname(sys.executable)}:/usr/local/bin:/usr/bin:/bin', 'USER': 'student',
+    return {**kept, 'PATH': f'{os.path.dirname(sandbox.PYTHON)}:/usr/local/bin:/usr/bin:/bin', 'USER': 'student',
             'LOGNAME': 'student', 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1',
             'MALLOC_ARENA_MAX': '1'}                   # or else 16 threads reserve 1 GB of the memory allowed
 

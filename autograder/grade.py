@@ -34,6 +34,7 @@ import archive
 import cage
 import numpy as np
 import numpy.random  # here and not when it is first used: by then a submission has run
+import sandbox
 import submissions
 
 QUESTIONS = {
@@ -63,9 +64,12 @@ def main(argv=None):
         parser.error('--csv grades a class, --autolab and --gradescope a single submission')
     if not flags.csv and (flags.only or flags.feedback):
         parser.error('--only and --feedback are for a class: they need --csv')
-    if flags.csv and not (flags.unconfined or cage.tier()):
-        parser.error('this system has nothing to confine submissions with: install bubblewrap, or trust them all and '
-                     'add --unconfined')
+    tier = sandbox.tier()
+    if tier.name == sandbox.LIMITS_ONLY and not flags.unconfined:
+        parser.error(f'nothing confines a submission here: {printable("; ".join(tier.missing))}; --unconfined runs one '
+                     'that you trust')
+    if flags.verbose or shutil.which('bwrap') and tier.name != sandbox.BUBBLEWRAP:
+        name_missing(tier.missing)
     for number in (signal.SIGINT, signal.SIGTERM):     # so that what has been started is cleaned up
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     # What a submission has written behind the end of the same file does not stand behind this output.
@@ -91,8 +95,6 @@ def main(argv=None):
 
 def grade_one(flags, seed):
     result = grade(Path(flags.submission), seed, flags)
-    if flags.verbose:
-        name_missing(result.missing)
     if flags.gradescope:
         write_whole(flags.gradescope, gradescope_results(result, seed))
     print(report(result, seed), flush=True)
@@ -120,6 +122,7 @@ def get_parser():
     parser.add_argument('--memory', type=whole(1, 10 ** 6), default=2000, metavar='MB',
                         help='memory for a process of a submission (default: 2000)')
     parser.add_argument('--verbose', action='store_true', help='name what this system lacks to confine a submission')
+    parser.add_argument('--unconfined', action='store_true', help='run what you trust where nothing confines it')
     group = parser.add_argument_group('a class')
     group.add_argument('--csv', metavar='FILE', help='SUBMISSION is a folder of submissions: grade those without a row '
                        'in the table FILE, and write one for each')
@@ -127,7 +130,6 @@ def get_parser():
     group.add_argument('--feedback', metavar='FOLDER', help="also write each student's report to FOLDER/NAME.txt")
     group.add_argument('--jobs', type=whole(1, 1000), default=os.cpu_count(), metavar='N',
                        help='submissions graded at the same time (default: one for each core)')
-    group.add_argument('--unconfined', action='store_true', help='go on where nothing confines a submission')
     return parser
 
 
@@ -156,15 +158,12 @@ def grade_class(flags, seed):
         os.makedirs(flags.feedback, exist_ok=True)
     rows = read_table(flags.csv)
     waiting = [flags.only] if flags.only else [name for name in names if cell(name) not in rows]
-    before, missing = len(names) - len(waiting), []
+    before = len(names) - len(waiting)
     with open(flags.csv, 'a', buffering=1, newline='', encoding='utf-8') as file:     # each line is written at once
         table = csv.writer(file, lineterminator='\n')
         if not os.path.isfile(flags.csv) or not os.path.getsize(flags.csv):
             table.writerow(HEAD)
         for count, (name, result) in enumerate(in_parallel(waiting, folder, seed, flags), before + 1):
-            if not missing:
-                missing = result.missing
-                name_missing(missing)
             if flags.feedback:
                 path = os.path.join(flags.feedback, os.fsdecode(os.fsencode(name)[:240]) + '.txt')
                 Path(path).write_text(f'{report(result, seed)}\n', encoding='utf-8')

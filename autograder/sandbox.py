@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+# The interpreter without .. and links in the way to it; its own name may be a link, by which an environment is found.
+PYTHON = os.path.join(os.path.realpath(os.path.dirname(sys.executable)), os.path.basename(sys.executable))
 BUBBLEWRAP, ANOTHER_USER, LIMITS_ONLY = 'bubblewrap', 'another user', 'limits only'
 FOLDER = '/tmp/hw7'              # the submission's, in bubblewrap
 SPACE = str(2 ** 27)             # bytes in /tmp there, and in /dev/shm
@@ -55,7 +57,7 @@ def tier():
 
 def problem_of(wrapper, user, folder):
     """The last line that Python says as that user, in that folder; None if it runs and has NumPy."""
-    process = subprocess.run([*wrapper, sys.executable, '-I', '-c', PROBE, str(user), folder, *user_packages()],
+    process = subprocess.run([*wrapper, PYTHON, '-I', '-c', PROBE, str(user), folder, *user_packages()],
                              capture_output=True, text=True, errors='replace', cwd='/')
     return (process.stderr.splitlines() or ['it ended'])[-1] if process.returncode else None
 
@@ -89,12 +91,13 @@ def what_is_shown():
     folders = [f'{prefix}/{part}' for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
                for part in ('bin', 'lib', 'lib64', 'pyvenv.cfg')] + user_packages()
     folders = [path for path in dict.fromkeys([*folders, *map(os.path.realpath, folders)])
-               if os.path.exists(path) and not path.startswith('/usr/')]
-    links, path = [path for path in ('/bin', '/lib', '/lib64') if os.path.islink(path)], sys.executable
+               if os.path.exists(path) and not path.startswith('/usr/') and '..' not in Path(path).parts]
+    links, path = [path for path in ('/bin', '/lib', '/lib64') if os.path.islink(path)], PYTHON
     while os.path.islink(path):                        # Python may be a chain of links through other folders
         if not any(Path(path).is_relative_to(folder) for folder in ('/usr', *folders)):
             links.append(path)
-        path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+        target = os.path.join(os.path.dirname(path), os.readlink(path))
+        path = os.path.join(os.path.realpath(os.path.dirname(target)), os.path.basename(target))
     above = sorted({str(parent) for path in (*folders, *links) for parent in Path(path).parents} - {'/'})
     shown = [path for path in ('/usr', '/bin', '/lib', '/lib64', *folders, *SYSTEM) if path not in links]
     return [*(item for path in above for item in ('--dir', path)),         # which the other user may go through

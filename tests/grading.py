@@ -91,7 +91,7 @@ class Grader:
         os.chmod(temporary, 0o711)
         if self.user:
             os.chown(temporary, self.user, self.user)
-        command = [*self.program, str(path), '-A', '--timeout', str(self.timeout), *flags]
+        command = [*self.program, str(path), '-A', '--unconfined', '--timeout', str(self.timeout), *flags]
         process = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=900,
                                  env={**self.environment, 'TMPDIR': temporary, **environment})
         process.left = os.listdir(temporary)

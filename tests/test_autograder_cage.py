@@ -467,6 +467,22 @@ def test_what_keeps_bubblewrap_from_running_is_said(tmp_path, bwrap, why):
     assert why in process.stdout and "name='bubblewrap'" not in process.stdout
 
 
+@in_tiers('bubblewrap')
+@pytest.mark.parametrize('way', ['../python', 'inner/../../python', 'a b/link'])
+def test_python_may_be_called_by_any_path(tmp_path, tier, way):
+    """Relative, through .., through a chain of links in a folder with a space."""
+    (tmp_path / 'work' / 'inner').mkdir(parents=True)
+    (tmp_path / 'work' / 'a b').mkdir()
+    (tmp_path / 'python').symlink_to(sys.executable)
+    (tmp_path / 'work' / 'a b' / 'link').symlink_to('../../python')
+    script = f'import sys; sys.path.insert(0, {str(AUTOGRADER)!r}); import sandbox; print(sandbox.tier().name)'
+    environment = {**os.environ, 'PYTHONPATH': os.path.dirname(np.__path__[0])}
+    for python in way, os.path.relpath(sys.executable, tmp_path / 'work'):
+        process = subprocess.run([python, '-B', '-c', script], cwd=tmp_path / 'work', env=environment, text=True,
+                                 capture_output=True)
+        assert process.stdout == 'bubblewrap\n', process.stderr
+
+
 @in_tiers(*CONFINED)
 def test_the_results_are_the_graders_alone(grader, tier):
     """The submission knows where they belong, leaves a daemon that writes there, and has a pipe in the way."""
@@ -520,7 +536,7 @@ def test_a_grader_that_is_ended_leaves_nothing(grader, tier, number):
         os.chown(temporary, one.user, one.user)
     (one.folder / 'cnn_lenet.py').write_text('import ctypes, time\n'
                                              f'ctypes.CDLL(None).prctl(15, {name.encode()}, 0, 0, 0)\ntime.sleep(60)\n')
-    process = subprocess.Popen([*one.program, str(one.folder / 'cnn_lenet.py'), '--timeout', str(LONG)],
+    process = subprocess.Popen([*one.program, str(one.folder / 'cnn_lenet.py'), '--unconfined', '--timeout', str(LONG)],
                                stdout=subprocess.DEVNULL, env={**one.environment, 'TMPDIR': str(temporary)})
     try:
         assert wait(lambda: is_running(name))

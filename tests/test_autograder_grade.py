@@ -99,7 +99,8 @@ def test_what_is_missing_on_this_system_is_for_the_teacher(one):
 
 def test_a_reader_that_has_seen_enough_is_no_error(one, tmp_path):
     (tmp_path / 'cnn_lenet.py').write_text(LOOPS)
-    with subprocess.Popen([*one.program, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen([*one.program, str(tmp_path), '--unconfined'], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b''
 
@@ -439,11 +440,14 @@ def test_a_folder_that_cannot_be_read_is_refused(mode, where):
     assert 'cannot be read (Permission denied)' in result.problem
 
 
-def test_a_class_is_not_graded_where_nothing_confines_it(monkeypatch, capsys, submitted, tmp_path):
-    monkeypatch.setattr(grade.cage, 'tier', lambda: None)
+@pytest.mark.parametrize('flags', [[], ['--csv', 'scores.csv']], ids=['one', 'a class'])
+def test_nothing_is_run_where_nothing_confines_it(monkeypatch, capsys, submitted, flags):
+    tier = grade.sandbox.Tier(grade.sandbox.LIMITS_ONLY, [], 0, ['bubblewrap is not installed'])
+    monkeypatch.setattr(grade.sandbox, 'tier', lambda: tier)
     with pytest.raises(SystemExit) as stop:
-        grade.main([str(submitted), '--csv', str(tmp_path / 'scores.csv')])
-    assert stop.value.code == 2 and '--unconfined' in capsys.readouterr().err.splitlines()[-1]
+        grade.main([str(submitted), *flags])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert stop.value.code == 2 and 'bubblewrap is not installed' in last and '--unconfined' in last
 
 
 def test_after_the_total_what_was_graded_counts(one):
