@@ -2,8 +2,8 @@
 
 This is the code of CMU 10-601's homework 7 (spring 2017), but for the training script and the pictures, in the order in
 which one would explain it: data, parameters, layers (each forward beside its backward), loss, network, solver, gradient
-check. Section, question and equation numbers are the handout's. The last three sections can be skipped at a first
-reading: what is checked, and what makes it fast.
+check. Section, question and equation numbers are the handout's; docs/lecture.md has all of them. The last three
+sections can be skipped at a first reading: what is checked, and what makes it fast.
 
 Shapes are written the same way everywhere:
 
@@ -68,22 +68,19 @@ def load_mnist(fullset=True, dtype=np.float64, rng=np.random):
 
 def _read_mnist_file():
     """(images, labels) of the training and of the test images: uint8, one row of 784 pixels per image; digits."""
-    parts = []
     with open(MNIST_FILE, 'rb') as file:
         try:
             variables = scipy.io.loadmat(file)
-            for part, count in (('train', 60000), ('test', 10000)):
-                digits = [variables[f'{part}{digit}'] for digit in range(10)]
-                images = np.concatenate(digits)
-                if images.shape != (count, 784) or images.dtype != np.uint8:
-                    raise ValueError
-                parts.append((images, np.repeat(np.arange(10), [len(rows) for rows in digits])))
+            digits = [[variables[f'{part}{digit}'] for digit in range(10)] for part in ('train', 'test')]
+            images = [np.concatenate(part) for part in digits]
         except MemoryError:
             raise
         except Exception:  # scipy raises all sorts of errors on a damaged file
-            raise ValueError(f'{MNIST_FILE}: damaged, or not MNIST; expected a MAT-file with train0..train9 (60,000 '
-                             'images) and test0..test9 (10,000), uint8, one row of 784 pixels per image') from None
-    return parts
+            images = []
+    if [(part.shape, part.dtype) for part in images] != [((60000, 784), np.uint8), ((10000, 784), np.uint8)]:
+        raise ValueError(f'{MNIST_FILE}: damaged, or not MNIST; expected a MAT-file with train0..train9 (60,000 images) '
+                         'and test0..test9 (10,000), uint8, one row of 784 pixels per image')
+    return [(rows, np.repeat(np.arange(10), [len(digit) for digit in part])) for rows, part in zip(images, digits)]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -116,11 +113,6 @@ def init_convnet(layers, dtype=np.float64, rng=np.random):
             raise ValueError(f"layer {i} (IP) has init_type {init_type!r}; expected 'uniform' or 'gaussian'")
         params[i - 1] = {'w': w.astype(dtype), 'b': np.zeros(w_shape[-1:], dtype)}
     return params
-
-
-def feature_map_shapes(layers):
-    """Shape (h, w, c) of the output of every layer but LOSS: dict, keys 1..l-1 as in `layers` (section 2)."""
-    return _shapes(layers)[0]
 
 
 def _shapes(layers):
@@ -158,9 +150,7 @@ def _layer_shapes(layer, h, w, c):
 
 def _output_size(h, w, layer):
     """(h_out, w_out): how many windows fit down and across, (h + 2 pad - k) / stride + 1 (section 2.3)."""
-    _check_windows(h, w, layer)
-    k, stride, pad = layer['k'], layer['stride'], layer['pad']
-    return (h + 2 * pad - k) // stride + 1, (w + 2 * pad - k) // stride + 1
+    return _checked_output_size(h, w, layer['k'], layer['stride'], layer['pad'], layer.get('type') == 'POOLING')
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -168,15 +158,16 @@ def _output_size(h, w, layer):
 # ---------------------------------------------------------------------------------------------------------------
 
 
-def _columns(structure):
-    """The data of a structure as floats, (h*w*c, n)."""
-    return _floats(structure['data'])
+def _floats(array):
+    """An array as it is if it holds floats, otherwise as float64."""
+    array = np.asarray(array)
+    return array if array.dtype.kind == 'f' else array.astype(np.float64)
 
 
 def _feature_map(structure):
     """The data of a structure as floats, (h, w, c, n)."""
-    data = _columns(structure)
-    return data.reshape([structure[key] for key in ('height', 'width', 'channel', 'batch_size')])
+    return _floats(structure['data']).reshape(
+        structure['height'], structure['width'], structure['channel'], structure['batch_size'])
 
 
 def _structure(data, h, w, c):
@@ -188,22 +179,17 @@ def _structure(data, h, w, c):
 def _diff(output, rows, n):
     """The gradient with respect to a layer's output, as floats, (rows, n)."""
     diff = _floats(output['diff'])
-    _check_equal('diff has shape', diff.shape, (rows, n))
+    if diff.shape != (rows, n):
+        raise ValueError(f'diff has shape {diff.shape}; expected {(rows, n)}')
     return diff
 
 
 def _weights(param, rows, num):
     """(w, b) of a layer: w (rows, num), b (num,)."""
-    w, b = np.asanyarray(param['w']), np.asanyarray(param['b'])
-    _check_equal("param['w'] has shape", w.shape, (rows, num))
-    _check_equal("param['b'] has shape", b.shape, (num,))
+    w, b = np.asarray(param['w']), np.asarray(param['b'])
+    if w.shape != (rows, num) or b.shape != (num,):
+        raise ValueError(f"param['w'] has shape {w.shape} and param['b'] {b.shape}; expected {(rows, num)} and {(num,)}")
     return w, b
-
-
-def _floats(array):
-    """An array as it is if it holds floats, otherwise as float64."""
-    array = np.asanyarray(array)
-    return array if array.dtype.kind == 'f' else array.astype(np.float64)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -225,7 +211,7 @@ def conv_layer_forward(input, layer, param):
     groups = _groups(layer, c)
     w, b = _weights(param, layer['k'] ** 2 * c // len(groups), layer['num'])
     correlate = _correlate_in_strips if _strips_pay(x, w, layer) else _correlate  # the same, with fewer multiplications
-    out = _join([correlate(x[:, :, channels], w[:, filters], layer) for channels, filters in groups])
+    out = _join_groups([correlate(x[:, :, channels], w[:, filters], layer) for channels, filters in groups])
     out += np.repeat(b, n).reshape(-1, n)              # (num, n), 1 % of an iteration faster than b[:, None]
     return _structure(out, *out.shape[:3])                                       # (h_out, w_out, num, n)
 
@@ -255,7 +241,7 @@ def conv_layer_backward(output, input, layer, param, need_input_od=True):
                          for channels, filters in groups])
     param_grad = {'w': np.hstack(w_grads),
                   'b': diff.sum(axis=(0, 1)).sum(axis=1)}                        # 7 times as fast as axis=(0, 1, 3)
-    return param_grad, _join(ods).reshape(height * width * c, n) if need_input_od else None
+    return param_grad, _join_groups(ods).reshape(height * width * c, n) if need_input_od else None
 
 
 def _gradients(x, w, diff, layer, need_input_od):
@@ -270,8 +256,8 @@ def _gradients(x, w, diff, layer, need_input_od):
     if not need_input_od:
         return w_grad, None
     od = np.zeros((height + 2 * pad, width + 2 * pad, c, n), np.result_type(w, diff))
-    for w_here, place in zip(w.reshape(k * k, c, num), _places(layer, h_out, w_out)):
-        od[place] += w_here @ diff                     # one position in all windows at once
+    for w_here, position in zip(w.reshape(k * k, c, num), _positions(layer, h_out, w_out)):
+        od[position] += w_here @ diff                  # one position in all windows at once
     return w_grad, od[pad:pad + height, pad:pad + width]
 
 
@@ -295,10 +281,10 @@ def _windows(x, layer):
     return np.ndarray((h_out, w_out, k * k * c, n), x.dtype, copies, strides=(stride * row, window, number, image))
 
 
-def _places(layer, h_out, w_out):
+def _positions(layer, h_out, w_out):
     """Where each of the k*k positions in a window lies in the image, in row-major order.
 
-    x[place] is (h_out, w_out, ...): what all windows have at that position, as a view of the (padded) image x.
+    x[position] is (h_out, w_out, ...): what all windows have at that position, as a view of the (padded) image x.
     """
     k, stride = layer['k'], layer['stride']
     return [(slice(a, a + stride * h_out, stride), slice(b, b + stride * w_out, stride))
@@ -318,7 +304,7 @@ def _groups(layer, c):
     return [(slice(g * c, (g + 1) * c), slice(g * num, (g + 1) * num)) for g in range(layer['group'])]
 
 
-def _join(maps):
+def _join_groups(maps):
     """The feature maps (h, w, c, n) of all groups in one, channels beside channels."""
     return np.concatenate(maps, axis=2) if len(maps) > 1 else maps[0]
 
@@ -331,7 +317,7 @@ def im2col_conv(input_n, layer, h_out, w_out):
     """
     h, w, c = input_n['height'], input_n['width'], input_n['channel']
     x = _padded(np.reshape(input_n['data'], (h, w, c)), layer['pad'])
-    windows = np.stack([x[place] for place in _places(layer, h_out, w_out)])     # (k*k, h_out, w_out, c)
+    windows = np.stack([x[position] for position in _positions(layer, h_out, w_out)])     # (k*k, h_out, w_out, c)
     return windows.transpose(0, 3, 1, 2).reshape(-1, h_out * w_out)
 
 
@@ -346,8 +332,8 @@ def col2im_conv(col, input, layer, h_out, w_out):
     k, pad = layer['k'], layer['pad']
     windows = np.reshape(col, (k * k, c, h_out, w_out)).transpose(0, 2, 3, 1)    # (k*k, h_out, w_out, c)
     im = np.zeros((h + 2 * pad, w + 2 * pad, c), windows.dtype)
-    for place, values in zip(_places(layer, h_out, w_out), windows):
-        im[place] += values
+    for position, values in zip(_positions(layer, h_out, w_out), windows):
+        im[position] += values
     return im[pad:pad + h, pad:pad + w]
 
 
@@ -365,10 +351,9 @@ def pooling_layer_forward(input, layer):
     Returns output: structure, data (h_out*w_out*c, n).
     """
     x = _feature_map(input)                                                      # (h, w, c, n)
-    first, *others = _places(layer, *_output_size(*x.shape[:2], layer))
-    largest = x[first].copy()                                                    # (h_out, w_out, c, n)
-    for place in others:
-        np.maximum(largest, x[place], out=largest)     # NaN if either is
+    positions = _positions(layer, *_output_size(*x.shape[:2], layer))
+    windows = np.stack([x[position] for position in positions])                  # (k*k, h_out, w_out, c, n)
+    largest = windows.max(axis=0)                      # NaN if one of them is
     return _structure(largest, *largest.shape[:3])
 
 
@@ -387,16 +372,17 @@ def pooling_layer_backward(output, input, layer):
     diff = _diff(output, h_out * w_out * c, n).reshape(h_out, w_out, c, n)
     maxima = output['data'] if 'data' in output else pooling_layer_forward(input, layer)['data']
     maxima = np.reshape(maxima, diff.shape)
-    od = np.zeros(x.shape, diff.dtype)
+    tiled = layer['stride'] == layer['k']              # every element is in one window, so there is nothing to add up:
+    od = (np.empty if tiled else np.zeros)(x.shape, diff.dtype)                  # 4 % of an iteration
     waiting = np.ones(diff.shape, bool)                # windows whose largest element has not been met yet
-    for place in _places(layer, h_out, w_out):
-        chosen = x[place] == maxima
+    for position in _positions(layer, h_out, w_out):
+        chosen = x[position] == maxima
         chosen &= waiting                              # of several equal maxima only the first is chosen
         waiting ^= chosen
-        if layer['stride'] >= layer['k']:              # no overlap, so nothing to add up: saves 3 % of an iteration
-            np.multiply(diff, chosen, out=od[place])
+        if tiled:
+            np.multiply(diff, chosen, out=od[position])
         else:
-            od[place] += diff * chosen
+            od[position] += diff * chosen
     return od.reshape(-1, n)
 
 
@@ -412,7 +398,7 @@ def relu_forward(input, layer=None):
 
     Returns output: structure of the same size.
     """
-    x = _columns(input)
+    x = _floats(input['data'])
     return {**input, 'data': np.maximum(x, 0)}
 
 
@@ -423,9 +409,9 @@ def relu_backward(output, input, layer=None):
 
     Returns input_od, in the same shape. At exactly 0 the gradient is 0.
     """
-    x = _columns(input)
+    x = _floats(input['data'])
     diff = _diff(output, *x.shape)
-    return np.where(x > 0, diff, 0)
+    return diff * (x > 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -442,11 +428,9 @@ def inner_product_forward(input, layer, param):
 
     Returns output: structure of height 1, width 1 and channel num, data (num, n).
     """
-    x = _columns(input)                                                          # (h*w*c, n)
+    x = _floats(input['data'])                                                          # (h*w*c, n)
     w, b = _weights(param, x.shape[0], layer['num'])
-    n = x.shape[1]
-    b = np.repeat(b, n).reshape(-1, n)                 # (num, n); not b[:, None]: the handout asks for no broadcasting
-    return _structure(w.T @ x + b, 1, 1, layer['num'])
+    return _structure(w.T @ x + b[:, None], 1, 1, layer['num'])
 
 
 def inner_product_backward(output, input, layer, param):
@@ -457,7 +441,7 @@ def inner_product_backward(output, input, layer, param):
     Returns param_grad, {'w': ..., 'b': ...} in the shapes of `param`, summed over the batch, and input_od,
     the gradient with respect to input['data'], (h*w*c, n).
     """
-    x = _columns(input)                                                          # (h*w*c, n)
+    x = _floats(input['data'])                                                          # (h*w*c, n)
     w, _ = _weights(param, x.shape[0], layer['num'])
     diff = _diff(output, layer['num'], x.shape[1])
     return {'w': x @ diff.T, 'b': diff.sum(axis=1)}, w @ diff
@@ -490,7 +474,7 @@ def mlrloss(wb, X, y, K, prediction):
     d[y, images] -= 1                                                            # minus 1 at the label
     d = d[:-1]                                                                   # the last logit is fixed
     g = np.vstack([X @ d.T, d.sum(axis=1)])
-    percent = np.mean(log_p.argmax(axis=0) == y) if prediction == 1 else 0
+    percent = (log_p.argmax(axis=0) == y).mean() if prediction == 1 else 0
     return nll, g, wb[:-1] @ d, percent
 
 
@@ -547,14 +531,13 @@ def _forward(params, layers, shapes, data, first, last):
     outputs = {first: _structure(np.array(data, order='C'), *shapes[first])}
     for i in range(first + 1, last + 1):
         function, _ = _functions()[layers[i]['type']]
-        given = dict(outputs[i - 1])
-        output = function(given, layers[i], *_param(params, i))
-        outputs[i] = _check_forward(i, function, given, outputs[i - 1], output, shapes[i])
+        output = function(dict(outputs[i - 1]), layers[i], *_param_if_any(params, i))
+        outputs[i] = _check_output(i, function, output, *shapes[i], data.shape[1])
     return outputs
 
 
-def _param(params, i):
-    """The parameters of layer i for the functions that get them: in a list of one, which is empty if it has none."""
+def _param_if_any(params, i):
+    """The parameters of layer i as a list of one, which is empty if it has none: the last argument of its functions."""
     return [params[i - 1]] if i - 1 in params else []
 
 
@@ -581,7 +564,7 @@ def predict(params, layers, data, threads=None):
         x = _forward(params, layers, shapes, x, last_map, last - 1)[last - 1]['data']
         return np.exp(_log_probabilities(wb, x))
 
-    return np.hstack(list(_spread(probabilities, _blocks(data.shape[1], 256), threads)))
+    return np.hstack(list(_in_threads(probabilities, _blocks(data.shape[1], 256), threads)))
 
 
 def conv_net(params, layers, data, labels, threads=None):
@@ -604,7 +587,7 @@ def conv_net(params, layers, data, labels, threads=None):
     # Blocks of 32, since a product of 16 columns takes about as long. They are added up in the order of the columns,
     # whichever thread finishes first, so that the same seed gives the same result to the last bit.
     cost, right, param_grad = 0, 0, None
-    for block_cost, block_right, block_grad in _spread(block_sums, _blocks(n, 32), threads):
+    for block_cost, block_right, block_grad in _in_threads(block_sums, _blocks(n, 32), threads):
         cost, right = cost + block_cost, right + block_right
         param_grad = block_grad if param_grad is None else {
             i: {key: param_grad[i][key] + block_grad[i][key] for key in 'wb'} for i in param_grad}
@@ -624,10 +607,12 @@ def _forward_backward(params, layers, shapes, data, labels, n):
     lowest = min(params) + 1                           # the lowest layer that has any: below it, no gradient is needed
     for i in range(last - 1, lowest - 1, -1):
         _, function = _functions()[layers[i]['type']]
-        output, param = {**outputs[i], 'diff': od}, _param(params, i)
         options = {'need_input_od': i > lowest} if layers[i]['type'] == 'CONV' else {}
-        found = function(output, outputs[i - 1], layers[i], *param, **options)
-        grad, od = _check_backward(i, function, found, outputs[i - 1], param, i > lowest)
+        param = _param_if_any(params, i)
+        result = function({**outputs[i], 'diff': od}, outputs[i - 1], layers[i], *param, **options)
+        grad, od = _check_gradients(i, function, result, *param)
+        if i > lowest:
+            _check_array(i, function, 'input_od', od, outputs[i - 1]['data'].shape)
         param_grad[i - 1].update(grad)
     return nll / n, round(percent * len(labels)), param_grad      # a count of right answers, which adds up exactly
 
@@ -660,8 +645,10 @@ def sgd_momentum(w_rate, b_rate, mu, decay, params, param_winc, param_grad):
         params_[i], param_winc_[i] = {}, {}
         for key, rate, key_decay in (('w', w_rate, decay), ('b', b_rate, 0.0)):
             value, theta, grad = params[i][key], param_winc[i][key], param_grad[i][key]
-            theta = mu * theta + rate * (grad + key_decay * value)
-            params_[i][key], param_winc_[i][key] = value - theta, theta
+            step = grad + key_decay * value
+            step *= rate                               # in place: 1 % of an iteration
+            step += mu * theta
+            params_[i][key], param_winc_[i][key] = value - step, step
     return params_, param_winc_
 
 
@@ -685,7 +672,7 @@ def finite_difference(output, input, h, forward=relu_forward):
     At a kink (a ReLU's input that is exactly 0, two equal elements of a pooling window) it is the slope to the right,
     so that a right input_od may differ from it.
     """
-    data = _columns(input)
+    data = _floats(input['data'])
     x = data.astype(np.float64)
     before = forward({**input, 'data': x.copy()})['data']
     diff = _diff(output, *before.shape)
@@ -769,9 +756,10 @@ def _check_layers(layers):
     """The keys are 1..l, DATA comes first and LOSS last, and each layer has what it needs."""
     if not isinstance(layers, dict) or not layers or set(layers) != set(range(1, len(layers) + 1)):
         raise ValueError(f'layers is {_brief(layers)}; expected a dict with the integers 1, 2, ..., l as keys')
+    kinds = list(_functions())
     for i, layer in layers.items():
         kind = layer.get('type') if isinstance(layer, dict) else None
-        allowed = {1: ['DATA'], len(layers): ['LOSS']}.get(i, list(_functions()))
+        allowed = ['DATA'] if i == 1 else ['LOSS'] if i == len(layers) else kinds
         if kind not in allowed:
             raise ValueError(f'layer {i} has type {_brief(kind)}; expected {" or ".join(map(repr, allowed))} '
                              '(DATA is the first layer, LOSS the last)')
@@ -782,45 +770,40 @@ def _check_layers(layers):
             _check_count(f'layer {i} ({kind}) has {key}', layer[key], least)
 
 
-def _check_windows(height, width, layer):
-    """Windows tile the padded height and width; integer division would hide a remainder."""
-    k, stride, pad = layer['k'], layer['stride'], layer['pad']
-    if layer.get('type') == 'POOLING' and pad:
+@functools.cache                                       # a geometry is checked once, not in every call
+def _checked_output_size(h, w, k, stride, pad, is_pooling):
+    """What `_output_size` returns. Windows tile the padded image; integer division would hide a remainder."""
+    if is_pooling and pad:
         raise ValueError(f"pooling has pad = {pad}; expected 0: the handout's pooling has no padding")
-    for axis, size in (('height', height + 2 * pad), ('width', width + 2 * pad)):
+    for axis, size in (('height', h + 2 * pad), ('width', w + 2 * pad)):
         if k > size:
             raise ValueError(f'the window k = {k} is larger than the padded {axis}; expected at most {size}')
         if (size - k) % stride:
             raise ValueError(f'windows with k = {k} and stride = {stride} do not tile the padded {axis} {size}: '
                              f'expected {size} - k to be a multiple of stride')
+    return (h + 2 * pad - k) // stride + 1, (w + 2 * pad - k) // stride + 1
 
 
 def _check_group(layer, c):
     """`group`, which may be left out, divides the numbers of channels and of filters."""
-    group = layer.get('group', 1)
+    group, num = layer.get('group', 1), layer['num']
     _check_count('group', group, 1)
-    for name, value in (('channel', c), ('num', layer['num'])):
-        if value % group:
-            raise ValueError(f'group = {group} does not divide {name} = {value}; expected a divisor')
+    if c % group or num % group:
+        raise ValueError(f'group = {group} does not divide both channel = {c} and num = {num}; expected a divisor')
 
 
 # Arguments
 
-def _check_equal(what, found, expected):
-    if found != expected:
-        raise ValueError(f'{what} {tuple(map(int, found))}; expected {tuple(map(int, expected))}')
-
-
 def _check_count(name, value, least):
-    if not isinstance(value, (int, np.integer)) or value < least:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
         raise ValueError(f'{name} = {_brief(value)}; expected a whole number of at least {least}')
 
 
 def check_params(params, layers, name='params', finite=False):
     """Raise ValueError unless `params`, called `name` in the message, fits the layers (and is finite, if it must be).
 
-    Returns the shapes of the feature maps, as `feature_map_shapes` does, and `params` without the entries of layers
-    that have none.
+    Returns the shapes (h, w, c) of the outputs of all layers but LOSS, and `params` without the entries of layers that
+    have none.
     """
     shapes, w_shapes = _shapes(layers)
     if not isinstance(params, dict):
@@ -830,11 +813,12 @@ def check_params(params, layers, name='params', finite=False):
         for key, shape in (('w', w_shapes[i]), ('b', w_shapes[i][-1:])):
             entry = f"{name}[{i - 1}][{key!r}], a parameter of layer {i} ({layers[i]['type']}),"
             try:
-                found = np.asarray(params[i - 1][key])
+                value = np.asarray(params[i - 1][key])
             except (LookupError, TypeError):
                 raise ValueError(f'{entry} is missing; expected an array of shape {shape}') from None
-            _check_equal(f'{entry} has shape', found.shape, shape)
-            if finite and not np.isfinite(found).all():
+            if value.shape != shape:
+                raise ValueError(f'{entry} has shape {value.shape}; expected {shape}')
+            if finite and not np.isfinite(value).all():
                 raise ValueError(f'{entry} has numbers that are nan or infinite')
     return shapes, {i - 1: params[i - 1] for i in own}
 
@@ -878,51 +862,42 @@ def _check_loss(wb, X, K):
 
 # What the layer functions return
 
-def _check_forward(i, function, given, below, output, shape):
-    """A forward function returned a structure of this shape (h, w, c), and put no other object into the one that it was
-    given (what it may have changed inside of an array is not noticed). Returns the structure.
-    """
-    if any(given.get(key) is not value for key, value in below.items()):
-        raise ValueError(f'layer {i}: {function.__name__} has changed its input; expected an output of its own, '
-                         'such as dict(input, data=...)')
-    keys, (h, w, c), n = ('height', 'width', 'channel', 'batch_size'), shape, below['batch_size']
+def _check_output(i, function, output, h, w, c, n):
+    """A forward function returned a structure with data of h*w*c rows. Returns it with the sizes that it has."""
     if not isinstance(output, dict) or 'data' not in output:
-        raise _wrong_return(i, function, _brief(output), f"a dict with the keys {[*keys, 'data']}")
-    found = [output.get(key) for key in keys]
-    # Outputs that are single numbers, as those of an inner product, may count as num x 1 x 1 as well.
-    if found != [h, w, c, n] and not (h == w == 1 and found in ([c, 1, 1, n], [1, c, 1, n])):
-        raise _wrong_return(i, function, f'{", ".join(keys)} = {found}', [h, w, c, n])
+        raise _wrong_return(i, function, _brief(output), "a dict with the keys height, width, channel, batch_size, data")
     _check_array(i, function, 'data', output['data'], (h * w * c, n))
-    return {**output, 'height': h, 'width': w, 'channel': c}
+    return {**output, 'height': h, 'width': w, 'channel': c, 'batch_size': n}
 
 
-def _check_backward(i, function, found, below, param, need_input_od):
+def _check_gradients(i, function, result, param=None):
     """A backward function returned input_od, and before it param_grad if the layer has parameters. Returns both."""
-    if not param:
-        found = {}, found
-    elif not isinstance(found, (tuple, list)) or len(found) != 2 or not isinstance(found[0], dict):
-        raise _wrong_return(i, function, _brief(found), 'param_grad, a dict with w and b, and input_od, an array')
-    grad, od = found
-    for key in 'wb' if param else '':
-        _check_array(i, function, f'param_grad[{key!r}]', grad.get(key), param[0][key].shape)
-    if need_input_od:
-        _check_array(i, function, 'input_od', od, below['data'].shape)
+    if param is None:
+        return {}, result
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise _wrong_return(i, function, _brief(result), 'param_grad, a dict with w and b, and input_od, an array')
+    grad, od = result
+    if isinstance(od, dict) and not isinstance(grad, dict):
+        raise _wrong_return(i, function, 'input_od, param_grad', 'param_grad, input_od: the two results are swapped')
+    for key in 'wb':
+        _check_array(i, function, f'param_grad[{key!r}]', grad[key] if key in grad else None, param[key].shape)
     return grad, od
 
 
-def _check_array(i, function, name, found, shape):
-    if not isinstance(found, np.ndarray) or found.shape != shape or found.dtype.kind not in 'fiub':
-        raise _wrong_return(i, function, f'{name} = {_brief(found)}', f'an array of shape {tuple(map(int, shape))}')
+def _check_array(i, function, name, value, shape):
+    if type(value) is not np.ndarray or value.shape != shape or value.dtype.kind not in 'fiub':
+        raise _wrong_return(i, function, f'{name} = {_brief(value)}', f'a plain array of shape {tuple(map(int, shape))}')
 
 
-def _wrong_return(i, function, found, expected):
-    return ValueError(f'layer {i}: {function.__name__} returned {found}; expected {expected}')
+def _wrong_return(i, function, value, expected):
+    return ValueError(f'layer {i}: {function.__name__} returned {value}; expected {expected}')
 
 
 def _brief(value):
     """A value in a few words, for a message: arrays by their shapes."""
     if isinstance(value, np.ndarray):
-        return f'an array of shape {value.shape} and type {value.dtype}'
+        kind = 'an array' if type(value) is np.ndarray else f'a np.{type(value).__name__}'
+        return f'{kind} of shape {value.shape} and type {value.dtype}'
     if isinstance(value, (list, tuple)):
         return f'a {type(value).__name__} of {len(value)}'
     text = f'a dict with the keys {list(value)}' if isinstance(value, dict) else repr(value)
@@ -933,54 +908,28 @@ def _brief(value):
 # A convolution with fewer multiplications
 #
 # What `_correlate` and `_gradients` compute can be had with up to 2.5 times fewer multiplications, which takes a fifth
-# off an iteration of LeNet, where it is used in layer 4. Skip this section unless you want to know how it is done.
+# off an iteration of LeNet, where it is used in layer 4. Skip this section unless you want to know how it is done;
+# docs/fast_convolution.md derives it, with an example that can be worked by hand.
 #
-# Go down one column of an image: k weights w slide over p = m + k - 1 numbers x and give m outputs, out[i] = the sum of
-# w[a] x[i + a] over a. Multiply every output by a number d[i], and add up:
+# Down one column of an image, k weights w slide over p = m + k - 1 numbers x and give m outputs: m k products. But a
+# convolution and its two gradients are products of polynomials, of degrees m - 1 and k - 1, or the transposes of such
+# products, and a polynomial of degree p - 1 is known from its values at p points: p products, 8 for k = 5 and m = 4,
+# not 20. Three matrices that depend on the points alone lead to the values and back:
 #
-#     S = sum of d[i] w[a] x[i + a] over all i and a                 m k products of three factors
+#     D (p, m)    row q holds the powers 0 to m - 1 of point q: D d are the values of the polynomial d
+#     W (p, k)    row q holds the powers 0 to k - 1 of point q
+#     X (p, p)    row q holds the coefficients of the polynomial that is 1 at point q and 0 at the others
 #
-# All that a convolution needs are derivatives of S, each with the other two factors held fixed: that with respect to d
-# is `out`; and if d is the gradient of the loss with respect to `out`, then those with respect to w and x are the
-# gradients of the loss with respect to w and x. So to have S in fewer products is to have all three in fewer.
-#
-# In S, x[j] is multiplied by
-#
-#     c[j] = sum of d[i] w[a] over i + a = j
-#
-# These c[j] are the coefficients of the product of two polynomials, d(t) = d[0] + d[1] t + ... of degree m - 1 and w(t)
-# of degree k - 1. The product has degree (m - 1) + (k - 1) = p - 1, so it is known from its values at p points, and a
-# value takes one multiplication, d(point) times w(point). Lagrange's formula leads from the values back to the
-# coefficients: c(t) is the sum, over the points, of the value there times the polynomial that is 1 at this point and 0
-# at the others. With three matrices that depend on the points alone,
-#
-#     D d    the values of d(t):  row q of D (p, m) holds the powers 0 to m - 1 of point q
-#     W w    the values of w(t):  row q of W (p, k) holds the powers 0 to k - 1 of point q
-#     X      row q of X (p, p) holds the coefficients of the polynomial that is 1 at point q and 0 at the others
-#
-# c[j] is the sum of (D d)[q] (W w)[q] X[q, j] over the points q; put into S = sum of c[j] x[j], this is
-#
-#     S = sum of (D d)[q] (W w)[q] (X x)[q] over the points q        p products: for k = 5, m = 4, 8 and not 20
-#
-# and its derivatives, with products element by element, are
+# With d the gradient with respect to the outputs, and products element by element,
 #
 #     out = D.T ((W w) (X x))        dw = W.T ((D d) (X x))        dx = X.T ((D d) (W w))
 #
-# The smallest case, k = m = 2, with the points 0, 1 and -1: W w is (w0, w0 + w1, w0 - w1), X x is (x0 - x2,
-# (x1 + x2) / 2, (x2 - x1) / 2). With the three products P of these, out0 = P0 + P1 + P2 = w0 x0 + w1 x1 and
-# out1 = P1 - P2 = w0 x1 + w1 x2: exact, in three multiplications and not four.
-#
 # In a layer x[j], w[a] and d[i] are whole rows: of all images (width, c, n), of all filters (k, c, num), and of the
-# gradient (w_out, num, n). The "product" of two of them is a convolution along the row, in the plain way, or one of its
-# gradients; being linear in both factors, it admits the same algebra. Each of them is many multiplications, beside
-# which those by the constants in D, W and X are few. The image is cut into strips of p rows that overlap by k - 1, each
-# of which gives m rows of the output. (To do it across as well as down would gain nothing, on paper: what the products
-# save, D, W and X take.)
+# gradient (w_out, num, n); their "product" is a convolution along the row, in the plain way, or one of its gradients.
+# The image is cut into strips of p rows that overlap by k - 1, each of which gives m rows of the output.
 #
-# The price: rounding errors are three to four times those of the plain sums. A NaN or an infinity makes NaN of all
-# rows of the strips that it is in. Numbers on the way are large: (D d) (W w) at the points 4 and -4 is up to
-# 1 + 4 + ... + 4**7 = 21,845 times the largest c[j], so that in float32 a gradient with respect to the input
-# overflows from 1e34 on, not only from 3e38.
+# The price: rounding errors are three to four times those of the plain sums, a NaN or an infinity makes NaN of all rows
+# of its strips, and in float32 a gradient with respect to the input overflows from 1e34 on, not only from 3e38.
 #
 # Sources: Toom (1963) and Cook (1966) for products of polynomials, Winograd (Arithmetic Complexity of Computations,
 # 1980) for filters, Lavin and Gray (Fast Algorithms for Convolutional Neural Networks, 2015) for layers.
@@ -1033,7 +982,8 @@ def _correlate_in_strips(x, w, layer):
         x_values = _times(X[:, :len(x_rows)], x_rows)                            # (p, width, c, n)
         # k columns of c channels lie one after the other in memory, so the windows are a view: (p, w_out, k*c, n).
         windows = np.ndarray((p, width - k + 1, k * c, n), x_values.dtype, x_values, strides=x_values.strides)
-        out_rows[:] = _times(D[:, :len(out_rows)].T, w_values @ windows)
+        products = (w_values @ windows).reshape(p, -1)
+        np.matmul(D[:, :len(out_rows)].T, products, out=out_rows.reshape(len(out_rows), -1))
     return out
 
 
@@ -1048,8 +998,14 @@ def _gradients_in_strips(x, w, diff, layer, need_input_od):
     od = np.zeros(x.shape, w_values.dtype)
     for i in range(0, h_out, m):
         x_rows, d_rows = x[i:i + p], diff[i:i + m]     # in the last strip, rows that are not there count as 0
-        x_values = _times(X[:, :len(x_rows)], x_rows)                            # (p, width, c, n)
         d_values = _times(D[:, :len(d_rows)], d_rows)                            # (p, w_out, num, n)
+        if need_input_od:
+            products = (w_values @ d_values).reshape(p, w_out, k, c, n)
+            x_sums = np.zeros((p, width, c, n), d_values.dtype)                  # (D d) (W w) of this strip
+            for j in range(w_out):
+                x_sums[:, j:j + k] += products[:, j]
+            od[i:i + p] += _times(X[:, :len(x_rows)].T, x_sums)
+        x_values = _times(X[:, :len(x_rows)], x_rows)                            # (p, width, c, n)
         # As in `_gradients`, one product for all windows of a row: what they have in column b is
         # x_beside[..., b*n:(b + w_out)*n].
         x_beside = np.ascontiguousarray(x_values.swapaxes(1, 2)).reshape(p, c, width * n)
@@ -1057,12 +1013,6 @@ def _gradients_in_strips(x, w, diff, layer, need_input_od):
         point, channel, image = x_beside.strides
         windows = np.ndarray((p, k, c, w_out * n), x_beside.dtype, x_beside, strides=(point, n * image, channel, image))
         w_sums += windows @ d_beside.swapaxes(2, 3)
-        if need_input_od:
-            products = (w_values @ d_values).reshape(p, w_out, k, c, n)
-            x_sums = np.zeros_like(x_values)                                     # (D d) (W w) of this strip
-            for j in range(w_out):
-                x_sums[:, j:j + k] += products[:, j]
-            od[i:i + p] += _times(X[:, :len(x_rows)].T, x_sums)
     w_grad = _times(W.T, w_sums).reshape(k * k * c, num)
     return w_grad, od[pad:h - pad, pad:width - pad] if need_input_od else None
 
@@ -1081,21 +1031,25 @@ def _blocks(n, size):
     return [slice(n * j // count, n * (j + 1) // count) for j in range(count)]
 
 
-def _spread(function, blocks, threads):
+def _in_threads(function, blocks, threads):
     """Yield function(block) for every block, in order. threads: how many share the work, None for one per core."""
     _keep_freed_memory()
     with _one_blas_thread() as spreading_pays:
         if threads is None:
             threads = _cores() if spreading_pays else 1
         _check_count('threads', threads, 1)
-        if threads == 1 or len(blocks) == 1:
-            yield from map(function, blocks)
-        elif len(blocks) > threads:
-            yield from _thread_pool(threads).map(function, blocks)
-        else:                                          # the calling thread takes one too: 5 % off an iteration
-            others = _thread_pool(threads).map(function, blocks[1:])
-            yield function(blocks[0])
-            yield from others
+        # The calling thread takes one too, if they are few: 5 % off an iteration.
+        own = blocks if threads == 1 or len(blocks) == 1 else blocks[:1] if len(blocks) <= threads else []
+        others = [_thread_pool(threads).submit(function, block) for block in blocks[len(own):]]
+        try:
+            yield from map(function, own)
+            for future in others:
+                yield future.result()
+        finally:
+            # After an error in one block no other is begun, and those that run are waited for.
+            for future in others:
+                future.cancel()
+            concurrent.futures.wait(others)
 
 
 @functools.cache
