@@ -1,6 +1,8 @@
 """Bad arguments: an error that names the thing, what was found and what was expected. Every rule once."""
 
 import functools
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -104,6 +106,9 @@ RULES = [
     (lambda: c.mlrloss(np.zeros((5, 3)), np.zeros((4, 5)), LABELS, 3, 1), ['wb', '(5, 3)', '(4, 5)', 'K = 3']),
     (lambda: c.mlrloss(np.zeros((5, 2)), np.zeros(4), [0], 3, 1), ['X', '(4,)', '(inputs, n)']),
     (lambda: c.predict(*network_and_batch('lenet in small')[:3], threads=0), ['threads', '0', 'at least 1']),
+    # The fifth argument of an older driver's conv_net
+    (lambda: c.conv_net(*network_and_batch('lenet in small'), True), ['threads', 'True', 'whole number']),
+    (lambda: c.conv_net(*network_and_batch('lenet in small'), False), ['threads', 'False', 'whole number']),
     # Layer functions called directly: what would otherwise give a wrong result in silence
     (lambda: c.conv_layer_forward(INPUT, conv(4, 2, stride=3), random_params((8, 4))), ['k = 2', 'stride = 3', '6']),
     (lambda: c.conv_layer_forward(INPUT, conv(4, 2, group=4), CONV_PARAM), ['group = 4', 'channel = 2']),
@@ -176,7 +181,8 @@ def test_a_missing_key_in_a_layer_function_is_pythons_own_error(call, key):
     (3, 'pooling_layer_forward', lambda output: None, ['None', 'data']),
     (3, 'pooling_layer_forward', lambda output: {**output, 'data': output['data'][1:]}, ['(31, 5)', '(32, 5)']),
     (7, 'relu_backward', lambda od: od[:, :1], ['(5, 1)', '(5, 5)']),
-    (6, 'inner_product_backward', lambda pair: pair[::-1], ['param_grad', 'input_od']),
+    (7, 'relu_forward', lambda output: {**output, 'data': output['data'].view(np.matrix)}, ['np.matrix', 'a plain array']),
+    (6, 'inner_product_backward', lambda pair: pair[::-1], ['param_grad, input_od', 'the two results are swapped']),
     (6, 'inner_product_backward', lambda pair: ({**pair[0], 'w': pair[0]['w'].T}, pair[1]), ['(5, 3)', '(3, 5)']),
 ])
 def test_what_a_layer_function_returns(monkeypatch, i, name, change, words):
@@ -197,3 +203,27 @@ def test_an_error_inside_a_layer_function_passes_unchanged(monkeypatch):
     with pytest.raises(ZeroDivisionError) as error:
         c.conv_net(*network_and_batch('lenet in small', 70), threads=2)
     assert error.traceback[-1].path.name == 'test_errors.py'
+
+
+@pytest.mark.parametrize('n, threads', [(70, 3), (130, 2)])
+def test_after_an_error_no_other_thread_is_at_work(monkeypatch, n, threads):
+    """conv_net raises once every block that was begun has ended; n images are 3 or 5 blocks."""
+    relu_forward, count = c.relu_forward, threading.Lock()
+    both, begun, ended = threading.Barrier(2), [], []
+
+    def failing_relu(input, layer):
+        with count:
+            begun.append(1)
+            number = len(begun)
+        if number <= 2:
+            both.wait(60)                              # two blocks are at work when the first of them fails
+        if number == 1:
+            raise ZeroDivisionError
+        time.sleep(0.1)
+        ended.append(1)
+        return relu_forward(input, layer)
+
+    monkeypatch.setattr(c, 'relu_forward', failing_relu)
+    with pytest.raises(ZeroDivisionError):
+        c.conv_net(*network_and_batch('lenet in small', n), threads=threads)
+    assert 1 <= len(begun) - 1 == len(ended)
