@@ -78,8 +78,8 @@ def _read_mnist_file():
         except Exception:  # scipy raises all sorts of errors on a damaged file
             images = []
     if [(part.shape, part.dtype) for part in images] != [((60000, 784), np.uint8), ((10000, 784), np.uint8)]:
-        raise ValueError(f'{MNIST_FILE}: damaged, or not MNIST; expected a MAT-file with train0..train9 (60,000 images) '
-                         'and test0..test9 (10,000), uint8, one row of 784 pixels per image')
+        raise ValueError(f'{MNIST_FILE}: damaged, or not MNIST; expected a MAT-file with train0..train9 (60,000 '
+                         'images) and test0..test9 (10,000), uint8, one row of 784 pixels per image')
     return [(rows, np.repeat(np.arange(10), [len(digit) for digit in part])) for rows, part in zip(images, digits)]
 
 
@@ -188,7 +188,8 @@ def _weights(param, rows, num):
     """(w, b) of a layer: w (rows, num), b (num,)."""
     w, b = np.asarray(param['w']), np.asarray(param['b'])
     if w.shape != (rows, num) or b.shape != (num,):
-        raise ValueError(f"param['w'] has shape {w.shape} and param['b'] {b.shape}; expected {(rows, num)} and {(num,)}")
+        raise ValueError(f"param['w'] and param['b'] have shapes {w.shape} and {b.shape}; "
+                         f'expected {(rows, num)} and {(num,)}')
     return w, b
 
 
@@ -465,7 +466,9 @@ def mlrloss(wb, X, y, K, prediction):
     gradient with respect to X; percent, the share of right answers in 0..1 (0 when prediction is not 1).
     """
     wb, X = np.asarray(wb), np.asarray(X)
-    _check_loss(wb, X, K)
+    if X.ndim != 2 or wb.shape != (X.shape[0] + 1, K - 1):
+        raise ValueError(f'wb has shape {wb.shape} for X of shape {X.shape} and K = {K}; '
+                         'expected wb (inputs + 1, K - 1) and X (inputs, n)')
     y = _check_labels(y, X.shape[1], K)
     log_p = _log_probabilities(wb, X)                                            # (K, n)
     images = np.arange(X.shape[1])
@@ -578,8 +581,10 @@ def conv_net(params, layers, data, labels, threads=None):
     param_grad, in the shapes of `params`, the gradient of the mean cost.
     """
     shapes, params, data = _check_network(params, layers, data)
-    labels = _check_batch(layers, data, labels)
-    n = len(labels)
+    n = data.shape[1]
+    if n != layers[1]['batch_size']:
+        raise ValueError(f"data has {n} columns; expected layers[1]['batch_size'] = {layers[1]['batch_size']}")
+    labels = _check_labels(labels, n, layers[len(layers)]['num'])
 
     def block_sums(block):
         return _forward_backward(params, layers, shapes, data[:, block], labels[block], n)
@@ -834,14 +839,6 @@ def _check_network(params, layers, data):
     return shapes, params, data
 
 
-def _check_batch(layers, data, labels):
-    """There are as many columns as layers[1] says, and a label for each. Returns the labels as `_check_labels` does."""
-    n, expected = data.shape[1], layers[1]['batch_size']
-    if n != expected:
-        raise ValueError(f"data has {n} columns; expected layers[1]['batch_size'] = {expected}")
-    return _check_labels(labels, n, layers[len(layers)]['num'])
-
-
 def _check_labels(y, n, K):
     """There are n labels, whole numbers in 0..K-1. Returns them as an array of integers."""
     y = np.asarray(y)
@@ -854,18 +851,12 @@ def _check_labels(y, n, K):
     return y.astype(np.intp, copy=False)
 
 
-def _check_loss(wb, X, K):
-    if X.ndim != 2 or wb.shape != (X.shape[0] + 1, K - 1):
-        raise ValueError(f'wb has shape {wb.shape} for X of shape {X.shape} and K = {K}; '
-                         'expected wb (inputs + 1, K - 1) and X (inputs, n)')
-
-
 # What the layer functions return
 
 def _check_output(i, function, output, h, w, c, n):
     """A forward function returned a structure with data of h*w*c rows. Returns it with the sizes that it has."""
     if not isinstance(output, dict) or 'data' not in output:
-        raise _wrong_return(i, function, _brief(output), "a dict with the keys height, width, channel, batch_size, data")
+        raise _wrong_return(i, function, _brief(output), 'a dict with height, width, channel, batch_size, data')
     _check_array(i, function, 'data', output['data'], (h * w * c, n))
     return {**output, 'height': h, 'width': w, 'channel': c, 'batch_size': n}
 
@@ -874,19 +865,20 @@ def _check_gradients(i, function, result, param=None):
     """A backward function returned input_od, and before it param_grad if the layer has parameters. Returns both."""
     if param is None:
         return {}, result
-    if not isinstance(result, (tuple, list)) or len(result) != 2:
+    are_dicts = [isinstance(part, dict) for part in result] if isinstance(result, (tuple, list)) else []
+    if are_dicts == [False, True]:
+        raise _wrong_return(i, function, 'input_od, param_grad', 'param_grad, input_od: the two results are swapped')
+    if are_dicts != [True, False]:
         raise _wrong_return(i, function, _brief(result), 'param_grad, a dict with w and b, and input_od, an array')
     grad, od = result
-    if isinstance(od, dict) and not isinstance(grad, dict):
-        raise _wrong_return(i, function, 'input_od, param_grad', 'param_grad, input_od: the two results are swapped')
     for key in 'wb':
-        _check_array(i, function, f'param_grad[{key!r}]', grad[key] if key in grad else None, param[key].shape)
+        _check_array(i, function, f'param_grad[{key!r}]', grad.get(key), param[key].shape)
     return grad, od
 
 
 def _check_array(i, function, name, value, shape):
     if type(value) is not np.ndarray or value.shape != shape or value.dtype.kind not in 'fiub':
-        raise _wrong_return(i, function, f'{name} = {_brief(value)}', f'a plain array of shape {tuple(map(int, shape))}')
+        raise _wrong_return(i, function, f'{name} = {_brief(value)}', f'a plain array of shape {shape}')
 
 
 def _wrong_return(i, function, value, expected):
