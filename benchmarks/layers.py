@@ -190,11 +190,18 @@ def images(arguments):
     return structure['data'].shape[1] if structure else arguments[1].shape[-1]
 
 
+def feature_map_shapes(layers):
+    """(h, w, c) of the output of every layer but LOSS, by a forward pass of one image."""
+    height, width, channel = (layers[1][key] for key in ('height', 'width', 'channel'))
+    outputs = net.forward(net.init_convnet(layers), layers, np.zeros((height * width * channel, 1)))
+    return {i: tuple(output[key] for key in ('height', 'width', 'channel')) for i, output in outputs.items()}
+
+
 def flop(function, layers, i, arguments):
     """Multiplications and additions in a function's matrix products, of a convolution in the plain ones."""
     param = next((argument for argument in arguments if isinstance(argument, dict) and 'w' in argument), None)
     weights = (param or net.init_convnet(layers)[i - 1])['w']
-    h_out, w_out, _ = net.feature_map_shapes(layers).get(i, (1, 1, 0))
+    h_out, w_out, _ = feature_map_shapes(layers).get(i, (1, 1, 0))
     products = FUNCTIONS[function][2] - (function == 'conv_layer_backward' and i == 2)
     return products * 2 * h_out * w_out * weights.size * images(arguments)
 
@@ -232,7 +239,7 @@ def make_net(side, n):
 
 def flop_per_image(layers):
     """Multiplications and additions in the matrix products of a training iteration, for one image."""
-    shapes = net.feature_map_shapes(layers)
+    shapes = feature_map_shapes(layers)
     total = 0
     for i, layer in layers.items():
         if layer['type'] == 'CONV':
