@@ -503,7 +503,7 @@ def kind(value):
 
 def compare_arrays(found, expected, name, sizes):
     if not isinstance(found, np.ndarray):
-        return f'{name} is {kind(found)}; expected an array of shape {expected.shape}'
+        return f'{name} is {kind(found)}; expected a plain array of shape {expected.shape}'
     if found.shape != expected.shape:
         return f'{name} has shape {found.shape}; expected {expected.shape}'
     with np.errstate(all='ignore'):

@@ -84,7 +84,8 @@ def unpack(tree, blobs):
 def pack(value, form, arrays):
     """What a function returned, as far as `form`, the form of a right answer, asks for it.
 
-    Of a dict or an array, whatever its class says, its contents count.
+    Of a dict, whatever its class says, its contents count. An array is a plain one: np.matrix and the like compute
+    otherwise in the next function.
     """
     kind = type(value)
     wanted, parts = form
@@ -96,6 +97,8 @@ def pack(value, form, arrays):
         if len(items) == len(parts):
             return ['list', [pack(item, part, arrays) for item, part in zip(items, parts)]]
         return ['other', f'a {kind.__name__} of {len(items)}']
+    if wanted == 'array' and array_type in kind.__mro__ and kind is not array_type:
+        return ['other', f'a {kind.__module__}.{kind.__name__}'.replace('numpy.', 'np.')[:50]]
     if array_type in kind.__mro__ and (wanted == 'array' or not shape_of(value)):
         return pack_array(value, arrays) if wanted == 'array' else ['number', float(element_of(value))]
     if array_type in kind.__mro__:

@@ -59,13 +59,11 @@ def relu_backward(*a, plain=relu_backward):
 def relu_backward(*a, plain=relu_backward):
     return plain(*a).astype(np.longdouble)
 """,
-    'another order in memory, a view, a matrix': LOOPS + """
+    'another order in memory, a view': LOOPS + """
 def relu_backward(*a, plain=relu_backward):
     return np.asfortranarray(plain(*a))
 def pooling_layer_backward(*a, plain=pooling_layer_backward):
     return np.repeat(plain(*a), 2, axis=1)[:, ::2]
-def inner_product_forward(*a, plain=inner_product_forward):
-    return {**plain(*a), 'data': np.matrix(plain(*a)['data'])}
 """,
     'single precision throughout': LOOPS + """
 def single(value):
@@ -141,6 +139,10 @@ WRONG = {
                                              "w_rate * param_grad[i]['w'] + decay * params[i]['w']")),
     'small slopes in single precision': ('Q2', changed(
         "np.maximum(input['data'], 0)", "np.maximum(input['data'], 2e-4 * input['data']).astype(np.float32)")),
+    'a matrix': ('Q3', LOOPS + """
+def inner_product_forward(*a, plain=inner_product_forward):
+    return {**plain(*a), 'data': np.matrix(plain(*a)['data'])}
+"""),
     'num three times': ('Q3', sized("layer['num']", "layer['num']", "layer['num']")),
     'num nowhere': ('Q3', sized(1, 1, 1)),
     'num as a product': ('Q3', sized(2, "layer['num'] // 2", 1)),
@@ -219,6 +221,7 @@ def test_feedback_says_what_was_wrong_and_where(graded):
     assert "param_grad['w'] is wrong" in text('gradients divided by the batch size')
     assert "the result['data'] is wrong in" in text('leaky ReLU')
     assert 'most at row 2, column 3, channel 1 of image 0: 1; expected ' in text('one number of a feature map')
+    assert "the result['data'] is a np.matrix; expected a plain array" in text('a matrix')
     assert "the result['height'] is 500; expected 1" in text('num three times')
     assert f"name 'lenth' is not defined (line {line} of cnn_lenet.py: lenth(params))" in text('a typing error')
 
