@@ -2,6 +2,8 @@
 
 import os
 import signal
+import traceback
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 def pytest_configure():
     if not __debug__:
         raise pytest.UsageError('python -O leaves out the assertions that tests are made of; run python -m pytest')
+    module = Path(__file__).resolve().parents[1] / 'cnn_lenet.py'
+    try:
+        compile(module.read_bytes(), str(module), 'exec')
+    except SyntaxError as error:        # the file, the line and Python's words, without pytest's own lines
+        raise pytest.UsageError(''.join(traceback.format_exception_only(error))) from None
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -359,6 +359,21 @@ def test_a_failure_says_in_one_sentence_why_another_number_was_expected(mistake,
     assert any(text.startswith(name) and message in text and '\n' not in text for text in texts)
 
 
+def test_a_tab_is_told_in_python_s_words_alone(package, tmp_path):
+    folder = copy_of(package, tmp_path / 'package', relu_forward="""
+\treturn output""")
+    process = run('-m', 'pytest', cwd=folder)
+    assert process.returncode == 4 and 'TabError: inconsistent use of tabs' in process.stderr
+    assert len((process.stdout + process.stderr).split('\n')) < 8
+
+
+def test_a_missing_diff_is_explained(package, tmp_path):
+    folder = copy_of(package, tmp_path / 'package', relu_backward="""
+    input_od = input['diff'] * (input['data'] > 0)""")
+    _, text = pytest_in(folder, '-k', 'Q5', '-x')
+    assert "KeyError: 'diff'" in text and "output['diff'] is the gradient with respect to output['data']" in text
+
+
 def test_endless_code_is_stopped_once(package, tmp_path):
     """After 30 seconds, here after one."""
     folder = copy_of(package, tmp_path / 'package', relu_forward=RELU, relu_backward="""

@@ -160,9 +160,11 @@ def call(name, *arguments):
         ENDLESS.add(name)
         error = TimeoutError(f'{name} was stopped in the lines above, as it had not returned after {SECONDS} seconds')
         raise error.with_traceback(interrupt.__traceback__) from None
-    except Exception:
+    except Exception as error:
         print(f'{name} was called with', *(f'    {key} = {describe(value)}' for key, value in zip(names, arguments)),
               sep='\n')
+        if isinstance(error, KeyError) and error.args == ('diff',):
+            print("'diff' is in the output alone: output['diff'] is the gradient with respect to output['data']")
         raise
     finally:
         timer.cancel()
