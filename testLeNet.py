@@ -12,13 +12,13 @@ A run ends in these lines (the handout's, then the answer to its Q10):
     test accuracy: 0.976000
 
     final test accuracy: 0.976000 of 500 images
-    training time: 329.2 s for 10000 iterations
+    training time: 78.6 s for 10000 iterations
 
 Read `get_lenet` and `train`; the rest is about files, flags and signals:
 
 - A wrong file or model is one line of error; a wrong flag is that line and a summary of the flags.
 - An error in the network or the solver ends in an ordinary Python traceback.
-- What was trained is saved when a run ends early, unless the cost is not finite or Ctrl-C comes twice.
+- What was trained is saved when a run ends early, by Ctrl-C too, unless the cost is not finite.
 """
 
 import os
@@ -40,13 +40,14 @@ import faulthandler
 import hashlib
 import inspect
 import io
-import itertools
 import math
 import re
 import shlex
 import signal
 import tempfile
+import threading
 import time
+import traceback
 import warnings
 
 import numpy as np
@@ -91,121 +92,165 @@ def get_lenet(batch_size=batch_size):
 # ---------------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Run:
     """The state of a training run: all that a saved model must hold for it to be resumed."""
-    layers: dict                 # the network, which stays as it is
+    layers: dict                 # the network
     params: dict                 # its parameters
     param_winc: dict             # their accumulated gradients, theta in eq. (9)
-    rng: np.random.RandomState   # draws the order of each epoch
+    random_state: dict           # of the generator that draws the order of each epoch
     order: np.ndarray            # indices of the images that this epoch has still to use, the next one first
     iteration: int               # how many have been done
-    seconds: float               # how long they took
+    seconds: float               # how long they took, with their tests
     history: dict                # 'train': [(iteration, cost, percent), ...], 'test': [(iteration, accuracy), ...]
 
 
-def train(run, flags, data, console):
-    """Train until flags.max_iter iterations are done or the console says to stop (section 5.5).
+def iterate(run, flags, data):
+    """The run after one more iteration (section 5.5). `run` stays as it is, so that an error or Ctrl-C at any moment
+    leaves a run that can be saved, and resumed as if nothing had happened.
 
     flags  the recipe, `threads` and `model`, as the command line has them
     data   xtrain (784, m), ytrain (m,), xtest, ytest
-
-    Returns the exit status of the script.
     """
     xtrain, ytrain, xtest, ytest = data
-    first, started = run.iteration, time.perf_counter() - run.seconds
-    try:
-        while run.iteration < flags.max_iter and not console.stop:
-            if len(run.order) < flags.batch_size:       # a new epoch: every image once more, in an order of its own
-                run.order = np.append(run.order, run.rng.permutation(len(ytrain)))
-            minibatch, order = np.split(run.order, [flags.batch_size])
+    started, t = time.perf_counter(), run.iteration + 1
+    random_state, order = run.random_state, run.order
+    if len(order) < flags.batch_size:                   # a new epoch: every image once more, in an order of its own
+        rng = np.random.RandomState()
+        rng.set_state(random_state)
+        order = np.append(order, rng.permutation(len(ytrain)))
+        random_state = rng.get_state(legacy=False)
+    minibatch, order = np.split(order, [flags.batch_size])
 
-            cp, param_grad = conv_net(run.params, run.layers, xtrain[:, minibatch], ytrain[minibatch], flags.threads)
-            if not math.isfinite(cp['cost']):           # nothing is saved, which leaves the last good snapshot
-                sys.exit(f"testLeNet.py: error: the cost is {cp['cost']} at iteration {run.iteration + 1}: a layer "
-                         'function or sgd_momentum may be wrong (run python -m pytest), or the learning rate is too '
-                         'large')
-            if run.iteration == first:
-                warn_about_types(run.params, param_grad, console)
-            rate = get_lr(run.iteration, epsilon, gamma, power)
-            params, param_winc = sgd_momentum(rate * w_lr, rate * b_lr, mu, weight_decay,
-                                              run.params, run.param_winc, param_grad)
-            # All at once: after an error or Ctrl-C above, the same minibatch can be taken again.
-            run.params, run.param_winc, run.order, run.iteration = params, param_winc, order, run.iteration + 1
-            run.history['train'].append((run.iteration, cp['cost'], cp['percent']))
+    cp, param_grad = conv_net(run.params, run.layers, xtrain[:, minibatch], ytrain[minibatch], flags.threads)
+    if not math.isfinite(cp['cost']):                   # nothing is saved, which leaves the last good snapshot
+        tell('', end='')
+        sys.exit(f"testLeNet.py: error: the cost is {cp['cost']} at iteration {t}: a layer function or sgd_momentum "
+                 'may be wrong (run python -m pytest), or the learning rate is too large')
+    rate = get_lr(run.iteration, epsilon, gamma, power)
+    params, param_winc = sgd_momentum(rate * w_lr, rate * b_lr, mu, weight_decay,
+                                      run.params, run.param_winc, param_grad)
 
-            console.show_progress(run.iteration, cp['cost'])
-            if run.iteration % flags.display_interval == 0:
-                console.print(f"cost = {cp['cost']:f} training_percent = {cp['percent']:f}")
-            if run.iteration % flags.test_interval == 0:
-                share = accuracy(run, flags, xtest, ytest)
-                run.history['test'].append((run.iteration, share))
-                console.print(f'\ntest accuracy: {share:f}\n')
-            run.seconds = time.perf_counter() - started
-            if run.iteration % flags.snapshot == 0 and run.iteration < flags.max_iter:      # the last is saved below
-                save(run, flags, console)
-    except (Exception, KeyboardInterrupt):              # Python reports it, once the iterations before it are saved
-        if run.iteration > first:
-            end_early(run, first, flags, console)
-        raise
-    if run.iteration < flags.max_iter:
-        end_early(run, first, flags, console)
-        return console.stop
-    saved = run.iteration == first or save(run, flags, console)         # nothing new if a finished run was resumed
-    console.print(f'final test accuracy: {accuracy(run, flags, xtest, ytest):f} of {len(ytest)} images')
-    console.print(f'training time: {run.seconds:.1f} s for {run.iteration} iterations')
-    return console.stop or (0 if saved else 1)
+    train, test = run.history['train'] + [(t, cp['cost'], cp['percent'])], run.history['test']
+    if t % flags.test_interval == 0:
+        test = test + [(t, accuracy(params, run.layers, xtest, ytest, flags.threads))]
+    return Run(run.layers, params, param_winc, random_state, order, iteration=t,
+               seconds=run.seconds + time.perf_counter() - started, history={'train': train, 'test': test})
 
 
-def accuracy(run, flags, xtest, ytest):
+def accuracy(params, layers, xtest, ytest, threads):
     """Share of the test images that the network gets right."""
-    return float(np.mean(predict(run.params, run.layers, xtest, flags.threads).argmax(axis=0) == ytest))
+    return float(np.mean(predict(params, layers, xtest, threads).argmax(axis=0) == ytest))
 
 
-def warn_about_types(params, param_grad, console):
-    """Say so if gradients are of another type than the parameters: a layer function has changed the type."""
-    other = {i + 1: grad['w'].dtype for i, grad in param_grad.items() if grad['w'].dtype != params[i]['w'].dtype}
-    if other:
-        console.tell(f'the gradients of layers {", ".join(map(str, other))} are {max(other.values())}, the parameters '
-                     f"{params[min(params)]['w'].dtype}: a layer function returns another type than it was given, and "
-                     'the training takes longer (np.zeros(shape, x.dtype) makes an array of the type of x)')
+def train(run, flags, data, old):
+    """Iterate until flags.max_iter iterations are done, print the results, and save the run, also if it ends early.
 
-
-def end_early(run, first, flags, console):
-    """Save a run that stops before its last iteration, and say in one line how to resume it."""
-    if run.iteration == first:
-        outcome = 'nothing to save'
-    elif save(run, flags, console):
-        outcome = f'saved {flags.model}; to go on: python testLeNet.py --resume{model_flag(flags.model)}'
-    else:
-        outcome = 'not saved'
-    console.tell(f'stopped after iteration {run.iteration}, {outcome}')
-
-
-def main(argv=None, signals=()):
-    """Train as the command line says.
-
-    signals  those that ask the run to stop after the current iteration: SIGNALS in the script. None by default, so that
-             a program that imports it, or a notebook, keeps its own; there Ctrl-C is a KeyboardInterrupt.
-
-    Returns the exit status; raises SystemExit with one line about what is wrong.
+    old  see `save`
     """
+    first, shown = run.iteration, 0
     try:
+        while run.iteration < flags.max_iter:
+            run = iterate(run, flags, data)
+            t, cost, percent = run.history['train'][-1]
+            if t % flags.display_interval == 0:
+                report(f'cost = {cost:f} training_percent = {percent:f}')
+            if t % flags.test_interval == 0:
+                report(f"\ntest accuracy: {run.history['test'][-1][1]:f}\n")
+            if time.perf_counter() > shown + 0.1:
+                shown = time.perf_counter()
+                show_progress(run, flags.max_iter)
+            if t % flags.snapshot == 0 and t < flags.max_iter:                      # the last is saved below
+                save(run, flags, old)
+        saved = run.iteration == first or save(run, flags, old)         # nothing new if a finished run was resumed
+        share = accuracy(run.params, run.layers, *data[2:], flags.threads)
+        report(f'final test accuracy: {share:f} of {len(data[3])} images')
+        report(f'training time: {run.seconds:.1f} s for {run.iteration} iterations')
+    except (Exception, KeyboardInterrupt) as error:
+        tell('', end='')
+        if run.iteration == first:                      # nothing to save, and the traceback shows an endless loop
+            raise
+        with uninterrupted():
+            outcome = 'not saved'
+            if save(run, flags, old):
+                outcome = f'saved {flags.model}; to go on: python testLeNet.py --resume{model_flag(flags.model)}'
+        stopped = f'stopped after iteration {run.iteration}, {outcome}'
+        if isinstance(error, KeyboardInterrupt):
+            raise Stopped(stopped) from None
+        tell(stopped)
+        raise
+    if not saved:
+        sys.exit(1)
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C has ended a run. What was trained is saved, and the message says how to go on."""
+
+    def _render_traceback_(self):                       # what a notebook shows of it, in place of 70 lines
+        return [str(self)]
+
+
+SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
+
+
+def ignore(number, frame):
+    """Handle a signal by doing nothing. (Python reports an error if one has just come when SIG_IGN is set.)"""
+
+
+@contextlib.contextmanager
+def uninterrupted():
+    """Within this block no signal ends the run: people press Ctrl-C twice while they wait."""
+    with contextlib.ExitStack() as afterwards:
+        if threading.current_thread() is threading.main_thread():       # no other gets signals, or may set them
+            for number in SIGNALS:
+                afterwards.callback(signal.signal, number, signal.signal(number, ignore))
+        yield
+
+
+def show_progress(run, last):
+    """On a terminal, say on standard error how far the run is, in a line that is written again and again."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        seconds = run.seconds / run.iteration
+        left = round((last - run.iteration) * seconds)
+        cost = run.history['train'][-1][1]
+        tell(f'iteration {run.iteration}/{last}  {100 * run.iteration // last}%  cost {cost:.6f}  '
+             f'{seconds:.2g} s per iteration  {left // 60}:{left % 60:02} left', end='')
+
+
+def report(line):
+    """Print a line of results, in place of the progress."""
+    tell('', end='')
+    print(line, flush=True)
+
+
+def tell(text, end='\n'):
+    """Print on standard error, in place of the progress. If nobody is there to read it, that is no harm."""
+    with contextlib.suppress(OSError):
+        start = '\r\x1b[K' if sys.stderr is not None and sys.stderr.isatty() else ''
+        print(f'{start}{text}', end=end, file=sys.stderr, flush=True)
+
+
+def main(argv=()):
+    """Train as the command line `argv` says, such as ['--max-iter', '500'].
+
+    Raises SystemExit with one line about what is wrong, and KeyboardInterrupt, once the run is saved, after Ctrl-C.
+    """
+    with errors_in_one_line('testLeNet.py'):
         flags, run = get_flags(argv)
         check_model_path(flags.model)
         rng = np.random.RandomState(flags.seed)
         xtrain, ytrain, xvalidate, yvalidate, xtest, ytest = load_mnist(flags.fullset, np.float32, rng)
-    except (OSError, ValueError) as error:
-        sys.exit(f'testLeNet.py: error: {one_line(error)}')
     # The recipe is given: nothing is left to choose on the validation images, so they are trained on too.
     data = np.hstack([xtrain, xvalidate]), np.hstack([ytrain, yvalidate]), xtest, ytest
+    old = None
     if not flags.resume:
         run = new_run(flags.batch_size, rng)
-    with Console(run.iteration, flags.max_iter, signals) as console, warnings.catch_warnings():
-        if missing := not_written():
-            console.tell(f"not written yet: {', '.join(missing)}")
-        warnings.simplefilter('ignore', RuntimeWarning)             # a cost that overflows is reported by train()
-        return train(run, flags, data, console)
+        old = os.stat(flags.model).st_mtime_ns if os.path.exists(flags.model) else None
+    if missing := not_written():
+        tell(f"not written yet: {', '.join(missing)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', RuntimeWarning)             # a cost that overflows is reported by iterate()
+        train(run, flags, data, old)
 
 
 def not_written():
@@ -222,66 +267,42 @@ def not_written():
 # ---------------------------------------------------------------------------------------------------------------
 
 
+def recipe():
+    """The recipe as it stands at the head of this file, by its names."""
+    return {'fullset': fullset, 'max_iter': max_iter, 'batch_size': batch_size, 'display_interval': display_interval,
+            'test_interval': test_interval, 'snapshot': snapshot, 'seed': seed, 'mu': mu, 'epsilon': epsilon,
+            'gamma': gamma, 'power': power, 'weight_decay': weight_decay, 'w_lr': w_lr, 'b_lr': b_lr}
+
+
 def new_run(batch_size, rng):
     """A run that has not begun, its parameters drawn from `rng`."""
     layers = get_lenet(batch_size)
     params = init_convnet(layers, np.float32, rng)
     param_winc = {i: {key: np.zeros_like(value) for key, value in param.items()} for i, param in params.items()}
-    return Run(layers, params, param_winc, rng, order=np.array([], int), iteration=0, seconds=0.0,
-               history={'train': [], 'test': []})
+    return Run(layers, params, param_winc, rng.get_state(legacy=False), order=np.array([], int), iteration=0,
+               seconds=0.0, history={'train': [], 'test': []})
 
 
-def recipe_flags():
-    """The part of the recipe that has flags, by their names."""
-    return {'fullset': fullset, 'max_iter': max_iter, 'batch_size': batch_size, 'display_interval': display_interval,
-            'test_interval': test_interval, 'snapshot': snapshot, 'seed': seed}
+def save(run, flags, old):
+    """Save the run. Returns whether that worked; if not, one line says why, and the training can go on.
 
-
-def solver():
-    """The rest of the recipe, which has no flags."""
-    return {'mu': mu, 'epsilon': epsilon, 'gamma': gamma, 'power': power, 'weight_decay': weight_decay,
-            'w_lr': w_lr, 'b_lr': b_lr}
-
-
-def save(run, flags, console):
-    """Save the run. Returns whether that worked; if not, one line says why, and the training can go on."""
-    kept = None
+    old  when the file was last changed (st_mtime_ns) that was at flags.model before a new run began, or None: what it
+         holds is kept under another name before the run takes its place
+    """
     try:
         check_run(run)
-        kept = keep_longer_run(flags.model, run.iteration)
-        save_params(flags.model, run.params, param_winc=run.param_winc, layers=run.layers,
-                    recipe={**{name: getattr(flags, name) for name in recipe_flags()}, **solver()},
-                    iteration=run.iteration, seconds=run.seconds, order=run.order,
-                    history={'train': np.reshape(run.history['train'], (-1, 3)),
-                             'test': np.reshape(run.history['test'], (-1, 2))},
-                    random_state=run.rng.get_state(legacy=False))
+        path = os.path.realpath(flags.model)
+        if old and os.path.exists(path) and os.stat(path).st_mtime_ns == old:
+            before = '-before'.join(os.path.splitext(path))
+            with open(path, 'rb') as file:
+                write_whole(before, file.read())
+            tell(f'the {os.path.basename(path)} of before is kept as {os.path.basename(before)}')
+        used = {name: getattr(flags, name, value) for name, value in recipe().items()}
+        save_params(path, **vars(run), recipe=used)
     except (OSError, TypeError, ValueError) as error:
-        if kept:
-            os.replace(kept, os.path.realpath(flags.model))
-        console.tell(f'testLeNet.py: error: {one_line(error)}')
+        tell(f'testLeNet.py: error: {one_line(error)}')
         return False
-    if kept:
-        console.tell(f'the old {flags.model} is kept beside the new one, as {os.path.basename(kept)}')
     return True
-
-
-def keep_longer_run(path, iteration):
-    """Move a file aside if it is no saved run, or a longer one than `iteration`. Returns its new name, or None."""
-    try:
-        if load_params(path)[1]['iteration'] <= iteration:
-            return None
-    except FileNotFoundError:
-        return None
-    except (OSError, LookupError, TypeError, ValueError):
-        pass                                            # not a run; whatever it is, it is not ours to overwrite
-    path = os.path.realpath(path)
-    stem, extension = os.path.splitext(path)
-    for number in itertools.count(1):
-        kept = f'{stem}-{number}{extension}'
-        with contextlib.suppress(FileExistsError):
-            open(kept, 'x').close()                     # the name is free, and now it is ours
-            os.replace(path, kept)
-            return kept
 
 
 def load_run(path):
@@ -292,22 +313,20 @@ def load_run(path):
         command = f'python testLeNet.py{model_flag(path)}'
         raise ValueError(f'{path}: no such file to resume from; {command} makes one') from None
     try:
-        recipe = {name: saved['recipe'][name] for name in solver()}
-        recipe.update({name: int(saved['recipe'][name]) for name in recipe_flags()})
-        recipe['fullset'] = bool(recipe['fullset'])
-        rng = np.random.RandomState()
-        rng.set_state(saved['random_state'])
-        run = Run(get_lenet(recipe['batch_size']), params, _as_params(saved['param_winc']), rng,
+        used = {name: saved['recipe'][name] for name in recipe()}
+        used['fullset'] = bool(used['fullset'])
+        run = Run(get_lenet(used['batch_size']), params, _as_params(saved['param_winc']), saved['random_state'],
                   order=np.ravel(saved['order']).astype(int),
                   iteration=int(saved['iteration']), seconds=float(saved['seconds']),
-                  history={'train': list(np.reshape(saved['history']['train'], (-1, 3))),
-                           'test': list(np.reshape(saved['history']['test'], (-1, 2)))})
+                  history={'train': [tuple(row) for row in np.reshape(saved['history']['train'], (-1, 3))],
+                           'test': [tuple(row) for row in np.reshape(saved['history']['test'], (-1, 2))]})
+        np.random.RandomState().set_state(run.random_state)
         if saved['layers'] != run.layers:
             raise ValueError('its layers are not those of get_lenet() in testLeNet.py')
         check_run(run)
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f'{path}: no run to resume ({type(error).__name__}: {error})') from None
-    return recipe, run
+    return used, run
 
 
 def check_run(run):
@@ -318,15 +337,13 @@ def check_run(run):
 
 def check_model_path(path):
     """Check that a model can be saved at `path`, without touching what is there. Raises OSError or ValueError."""
-    if os.path.isfile(path) and os.path.samefile(path, cnn_lenet.MNIST_FILE):
+    if os.path.exists(path) and os.path.samefile(path, cnn_lenet.MNIST_FILE):
         raise ValueError(f'{path}: this is the MNIST data file; choose another for the model')
-    if not os.path.isfile(path) and (os.path.exists(path) or not os.path.basename(path)):
-        raise ValueError(f'{path!r} is not a file; expected the name of a file for the model')
     folder, name = os.path.split(os.path.realpath(path))
     try:
         tempfile.NamedTemporaryFile(dir=folder, prefix=name).close()
-        if os.path.exists(path):
-            open(path, 'r+b').close()                   # writes nothing, but a read-only file is an error
+        if os.path.exists(path) or not os.path.basename(path):
+            open(path, 'r+b').close()                   # writes nothing, but a folder or a read-only file is an error
     except OSError as error:
         raise OSError(error.errno, f'cannot save: {error.strerror}', path) from None
 
@@ -335,8 +352,6 @@ def check_model_path(path):
 # Saved models (section 7)
 # ---------------------------------------------------------------------------------------------------------------
 
-# A MAT-file begins with 116 bytes of free text, which MATLAB, Octave and scipy skip. Ours ends in the SHA-256
-# checksum of all that follows it.
 HEADER = b'MATLAB 5.0 MAT-file, LeNet, sha256 '
 
 # What a file that is no MAT-file begins with, and what it is.
@@ -347,6 +362,11 @@ FOREIGN = {
     b'\x89HDF': 'an HDF5 file; load it in Octave or MATLAB and save it with save -v7',
     b'version https://git-lfs': 'a pointer that Git LFS puts in place of a file; git lfs pull fetches the file',
 }
+
+
+def header_of(content):
+    """The 116 bytes of free text that a MAT-file begins with: ours hold the checksum of all that follows."""
+    return (HEADER + hashlib.sha256(content).hexdigest().encode()).ljust(116)
 
 
 def save_params(path, params, **extra):
@@ -363,7 +383,7 @@ def save_params(path, params, **extra):
     variables = {name: _to_mat(value) for name, value in {'params': params, **extra}.items()}
     scipy.io.savemat(buffer, variables, oned_as='column', long_field_names=True)
     content = buffer.getvalue()[116:]
-    write_whole(path, (HEADER + _checksum(content)).ljust(116) + content)
+    write_whole(path, header_of(content) + content)
 
 
 def load_params(path):
@@ -379,7 +399,7 @@ def load_params(path):
     with open(path, 'rb') as file:
         content = file.read()
     # Before anything in the file is parsed, since some damaged files end the whole process in scipy's reader.
-    if content.startswith(HEADER) and not content.startswith(HEADER + _checksum(content[116:])):
+    if content.startswith(HEADER) and not content.startswith(header_of(content[116:])):
         raise ValueError(f'{path}: damaged or cut short; its {len(content)} bytes do not match their checksum')
     for start, kind in FOREIGN.items():
         if content.startswith(start):
@@ -391,8 +411,8 @@ def load_params(path):
     except MemoryError:
         raise
     except Exception as error:  # scipy raises all sorts of errors on foreign files
-        raise ValueError(f'{path}: not a saved model, a MAT-file in which params{{i}} has w (rows, num) and b (num); '
-                         f'{type(error).__name__}: {error}') from None
+        raise ValueError(f'{path}: not a saved model, a MAT-file (save -v7) in which params{{i}} has w (rows, num) and '
+                         f'b (num); {type(error).__name__}: {error}') from None
 
 
 def load_model(path):
@@ -422,10 +442,6 @@ def load_model(path):
     except (LookupError, TypeError):
         run = None
     return params, layers, run
-
-
-def _checksum(content):
-    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _to_mat(value):
@@ -482,12 +498,11 @@ def write_whole(path, content):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException as error:
+    except OSError as error:
+        raise OSError(error.errno, f'cannot save: {error.strerror}', path) from None
+    finally:                                            # after Ctrl-C too
         with contextlib.suppress(OSError):
             os.remove(temporary)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, f'cannot save: {error.strerror}', path) from None
-        raise
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -499,21 +514,21 @@ def get_flags(argv):
 
     Raises SystemExit for a wrong flag, OSError or ValueError for a model that can't be resumed.
     """
-    parser = get_parser()
-    given = vars(parser.parse_args(argv))               # of the recipe, only what the command line says
-    recipe, run = recipe_flags(), None
-    if given['resume']:
-        recipe, run = load_run(given['model'])
-        other = f"does not match the run saved in {given['model']}"
+    parser, run = get_parser(), None
+    flags = parser.parse_args(argv)
+    if flags.resume:
+        used, run = load_run(flags.model)
+        parser.set_defaults(**{name: used[name] for name in vars(flags) if name in used})
+        flags = parser.parse_args(argv)                 # once more: what is not given is now as in the saved run
         for name in ('fullset', 'batch_size', 'seed'):
-            if given.get(name, recipe[name]) != recipe[name]:
-                parser.error(f"argument --{name.replace('_', '-')}: {given[name]} {other} ({recipe[name]})")
-        if given.get('max_iter', recipe['max_iter']) < run.iteration:
-            parser.error(f"argument --max-iter: {given['max_iter']} {other} ({run.iteration} iterations done)")
-        for name, value in solver().items():
-            if value != recipe[name]:
-                raise ValueError(f'{name} at the head of testLeNet.py: {value} {other} ({recipe[name]})')
-    flags = argparse.Namespace(**{**recipe, **given})
+            if getattr(flags, name) != used[name]:
+                parser.error(f"argument --{name.replace('_', '-')}: {getattr(flags, name)} does not match the run "
+                             f'saved in {flags.model} ({used[name]})')
+        if flags.max_iter < run.iteration:
+            parser.error(f'argument --max-iter: the run saved in {flags.model} has done {run.iteration} iterations')
+        for name, value in recipe().items():
+            if name not in flags and value != used[name]:
+                tell(f'{name} is {value} from here on, as testLeNet.py has it; it was {used[name]} in {flags.model}')
     images = 60000 if flags.fullset else 3000
     if flags.batch_size > images:
         parser.error(f'argument --batch-size: {flags.batch_size} is more than the {images} images of the training set')
@@ -521,12 +536,12 @@ def get_flags(argv):
 
 
 def get_parser():
-    """The flags. Those of the recipe have no default here, so that `get_flags` can tell which were given."""
-    defaults = recipe_flags()
+    """The flags. Their defaults are the recipe's."""
     parser = argparse.ArgumentParser(
         prog='testLeNet.py', description='Train LeNet on MNIST with the recipe of CMU 10-601 homework 7.')
-    parser.add_argument('--fullset', action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
-                        help=f"train on all of MNIST, not on a twentieth (default: {defaults['fullset']})")
+    defaults = recipe()
+    parser.add_argument('--fullset', action=argparse.BooleanOptionalAction, default=defaults['fullset'],
+                        help='train on all of MNIST, not on a twentieth (default: %(default)s)')
     for name, least, text in (
             ('max_iter', 1, 'iterations, one minibatch each'),
             ('batch_size', 1, 'images in a minibatch'),
@@ -535,7 +550,7 @@ def get_parser():
             ('snapshot', 1, 'iterations from one saved model to the next'),
             ('seed', 0, 'what the random numbers start from')):
         parser.add_argument(f"--{name.replace('_', '-')}", type=whole_number(least), metavar='N',
-                            default=argparse.SUPPRESS, help=f'{text} (default: {defaults[name]})')
+                            default=defaults[name], help=f'{text} (default: %(default)s)')
     parser.add_argument('--threads', type=whole_number(1), metavar='N',
                         help='how many threads share the work, which changes nothing but the time; with 1, all is done '
                              'in the main thread, where a debugger can follow (default: one for each core)')
@@ -577,86 +592,33 @@ def errors_in_one_line(script):
         sys.exit(f'{script}: error: {one_line(error)}')
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Console: what a run prints, and what stops it
-# ---------------------------------------------------------------------------------------------------------------
+def interrupt(number, frame):
+    """Ctrl-C, SIGTERM or SIGHUP has come. The latter two may come together, or twice; only Ctrl-C still counts now."""
+    for other in SIGNALS[1:]:
+        signal.signal(other, ignore)
+    raise KeyboardInterrupt
 
-SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
 
-
-class Console:
-    """Where a run prints. In a `with` block, Ctrl-C and other `signals` ask the run to stop, which then saves.
-
-    stop    0, or the exit status with which the run is to end after this iteration
-    """
-
-    def __init__(self, first, last, signals):
-        self.first, self.last = first, last             # iterations of the run
-        self.began = self.shown = time.perf_counter()
-        self.terminal = sys.stderr is not None and sys.stderr.isatty()
-        self.signals = signals
-        self.stop = 0
-
-    def __enter__(self):
-        self.before = {number: signal.getsignal(number) for number in self.signals}
-        for number, handler in self.before.items():
-            if handler != signal.SIG_IGN:               # nohup has SIGHUP ignored, and so it stays
-                signal.signal(number, self.on_signal)
-        return self
-
-    def __exit__(self, *exception):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-        self.tell('', end='')
-
-    def on_signal(self, number, frame):
-        """The first stops the run after this iteration, the second at once (not SIGHUP: some systems send it twice)."""
-        if self.stop < 128:
-            self.stop = 128 + number
-            self.tell('finishing this iteration, then saving; Ctrl-C again to stop now')
-        elif signal.Signals(number).name != 'SIGHUP':
-            self.tell('', end='')
-            with contextlib.suppress(AttributeError, OSError, ValueError):      # nowhere to write
-                faulthandler.dump_traceback()           # where an endless loop is
-            os._exit(128 + number)      # sys.exit waits for conv_net's threads, whose loop may be endless
-
-    def print(self, line):
-        """Print a line of results. If that can't be done (a closed pipe, a full disk) the run is to stop."""
-        self.tell('', end='')
-        try:
-            print(line, flush=True)
-        except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # or Python tries again at its exit
-            self.tell(f'testLeNet.py: error: standard output: {error.strerror}')
-            self.stop = self.stop or 1
-
-    def tell(self, text, end='\n'):
-        """Write on standard error, in place of the line of progress. If nobody is there to read it, that is no harm."""
-        text = '\r\x1b[K' * self.terminal + text + end
-        if not text or sys.stderr is None:
-            return
-        with contextlib.suppress(OSError):
-            if self.signals:                            # print fails if a signal comes in its middle
-                os.write(sys.stderr.fileno(), os.fsencode(text))
-            else:
-                print(text, end='', file=sys.stderr, flush=True)
-
-    def show_progress(self, t, cost):
-        """On a terminal, say how far the run is in a line that is rewritten ten times a second at most."""
-        now = time.perf_counter()
-        if not self.terminal or now - self.shown < 0.1:
-            return
-        self.shown = now
-        seconds = (now - self.began) / (t - self.first)          # per iteration
-        speed = f'{1 / seconds:.0f} iterations/s' if seconds < 1 else f'{seconds:.1f} s per iteration'
-        left = round((self.last - t) * seconds)
-        self.tell(f'iteration {t}/{self.last}  {100 * t // self.last}%  cost {cost:.6f}  {speed}  '
-                  f'{left // 60}:{left % 60:02} left', end='')
+def run_script():
+    """main() with the flags of the command line. SIGTERM and SIGHUP end it as Ctrl-C does: saved, with status 130."""
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup has SIGHUP ignored, and so it stays
+            signal.signal(number, interrupt)
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt as stop:
+        signal.signal(signal.SIGINT, ignore)
+        tell(stop if isinstance(stop, Stopped) else traceback.format_exc())
+        if sys.stderr is not None:
+            faulthandler.dump_traceback_later(2, exit=True)     # if a thread of conv_net's is in an endless loop
+        sys.exit(130)
+    except BrokenPipeError:                             # nobody reads the results any more: python testLeNet.py | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # or Python tries again at its exit
+        sys.exit(1)
 
 
 if __name__ == '__main__':
-    try:
-        # In a notebook, where %run comes here, signals are IPython's, which sets that name.
-        sys.exit(main(signals=() if hasattr(builtins, '__IPYTHON__') else SIGNALS))
-    except KeyboardInterrupt:                           # before the training, when there is nothing that could be saved
-        sys.exit(130)
+    if hasattr(builtins, '__IPYTHON__'):                # %run in a notebook, whose signals and exit are its own
+        main(sys.argv[1:])
+    else:
+        run_script()
