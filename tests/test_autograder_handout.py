@@ -328,6 +328,20 @@ WRONG = {
     params_[1]['w'] += 0.25""", "params_[1]['w'][0, 0] is 2.25; expected 1.75 = 2 - 0.25 = w - theta, equation (10)"),
     'Q1 is not stored': ('pooling_layer_forward', """
     largest = input['data'].max()""", "data is all zeros: put the result into output['data']"),
+    'Q1 over all channels': ('pooling_layer_forward', '''
+    x = input['data'].reshape(input['height'], input['width'], input['channel'], -1)
+    maps = output['data'].reshape(h_out, w_out, input['channel'], -1)
+    s, k = layer['stride'], layer['k']
+    for i, j in np.ndindex(h_out, w_out):
+        maps[i, j] = x[i * s:i * s + k, j * s:j * s + k].max(axis=(0, 1, 2))''',
+        'the maximum was taken over all channels: data[0, 0] is 14; expected 8'),
+    'Q1, batch first': ('pooling_layer_forward', '''
+    x = input['data'].reshape(-1, input['height'], input['width'], input['channel'])
+    maps = output['data'].reshape(-1, h_out, w_out, input['channel'])
+    s, k = layer['stride'], layer['k']
+    for i, j in np.ndindex(h_out, w_out):
+        maps[:, i, j] = x[:, i * s:i * s + k, j * s:j * s + k].max(axis=(1, 2))''',
+        'these are the values of another layout (batch first): data['),
     'Q3 as a matrix': ('inner_product_forward', """
     output['data'] = np.asmatrix(param['w'].T @ input['data'] + param['b'].reshape(-1, 1))""",
         'data is a np.matrix; expected a plain array of shape (3, 1)'),

@@ -14,6 +14,7 @@ input of a ReLU is near 0.
 import _thread
 import copy
 import inspect
+import itertools
 import re
 import sys
 import threading
@@ -218,8 +219,26 @@ def numbers(array):
     return ' '.join(text.split()).replace('[ ', '[').replace(' ]', ']').replace(' ,', ',')
 
 
-def check_array(name, found, expected, why):
-    """Fail unless an array holds the expected numbers; why(*place) says how the number at a place comes about."""
+def pooling_mistakes(input, layer, expected):
+    """What known mistakes return: pairs of a sentence and `data`."""
+    shape = [expected[key] for key in SIZES]
+    x = feature_maps(input)
+    for axes, over in (((2,), 'channels'), ((3,), 'images'), ((2, 3), 'channels and images')):
+        largest = np.broadcast_to(x.max(axis=axes, keepdims=True), x.shape)
+        data = pooling_by_definition(structure(largest), layer)['data']
+        yield f'the maximum was taken over all {over}', data
+    for order in itertools.permutations(range(4)):
+        maps = np.reshape(input['data'], [x.shape[axis] for axis in order]).transpose(np.argsort(order))
+        data = feature_maps(pooling_by_definition(structure(maps), layer)).transpose(order).reshape(-1, shape[3])
+        first = 'batch' if order[0] == 3 else ('height', 'width', 'channel')[order[0]]
+        yield f'these are the values of another layout ({first} first)', data
+
+
+def check_array(name, found, expected, why, mistakes=()):
+    """Fail unless an array holds the expected numbers; why(*place) says how the number at a place comes about.
+
+    `mistakes` are pairs of a sentence and what that mistake returns: the first that matches is named.
+    """
     __tracebackhide__ = True
     if type(found) is not np.ndarray:
         plain = 'a plain' if isinstance(found, np.ndarray) else 'an'
@@ -235,12 +254,14 @@ def check_array(name, found, expected, why):
         fail(f'{name} is all zeros: put the result into ' + ("output['data']" if part == 'data' else part))
     if wrong.any():
         place = tuple(map(int, np.argwhere(wrong)[0]))
+        hint = next((f'{sentence}: ' for sentence, array in mistakes if np.allclose(found, array)), '')
+        name = f'{name.removesuffix("data")}{hint}data' if hint else name
         whole = f' (the array is of type {found.dtype})' if np.issubdtype(found.dtype, np.integer) else ''
         more = f'; {wrong.sum()} of {wrong.size} numbers differ' if wrong.size > 1 else ''
         fail(f'{name}{list(place)} is {found[place]:.6g}{whole}; expected {expected[place]:.6g}{why(*place)}{more}')
 
 
-def check_structure(name, found, expected, why):
+def check_structure(name, found, expected, why, mistakes=()):
     """Fail unless a structure has the expected sizes and data."""
     __tracebackhide__ = True
     if not isinstance(found, dict):
@@ -253,7 +274,7 @@ def check_structure(name, found, expected, why):
         allowed = (1, expected['channel']) if column and key != 'batch_size' else (expected[key],)
         if not isinstance(found[key], (int, np.integer)) or found[key] not in allowed:
             fail(f'{name} returned {key} = {found[key]!r}; expected {expected[key]}')
-    check_array(f'{name}: data', found['data'], expected['data'], why)
+    check_array(f'{name}: data', found['data'], expected['data'], why, mistakes)
 
 
 def check_pair(name, found, parts):
@@ -331,7 +352,8 @@ class TestQ1_pooling_layer_forward:
                     f'{position(expected, row, image)}')
 
         found = call('pooling_layer_forward', input, layer)
-        check_structure(f'pooling_layer_forward {on(input, layer)}', found, expected, why)
+        check_structure(f'pooling_layer_forward {on(input, layer)}', found, expected, why,
+                        pooling_mistakes(input, layer, expected))
 
     def test_toy_network(self):
         self.check(one_image(*TOY_MAPS), pooling(k=2, stride=1), one_image([[8, 14], [7, 7]], [[14, 14], [11, 11]]))
