@@ -540,8 +540,9 @@ def get_parser():
     parser = argparse.ArgumentParser(
         prog='testLeNet.py', description='Train LeNet on MNIST with the recipe of CMU 10-601 homework 7.')
     defaults = recipe()
-    parser.add_argument('--fullset', action=argparse.BooleanOptionalAction, default=defaults['fullset'],
+    parser.add_argument('--fullset', action=argparse.BooleanOptionalAction,
                         help='train on all of MNIST, not on a twentieth (default: %(default)s)')
+    parser.set_defaults(fullset=defaults['fullset'])    # here, since Python 3.10 would have two defaults in its help
     for name, least, text in (
             ('max_iter', 1, 'iterations, one minibatch each'),
             ('batch_size', 1, 'images in a minibatch'),
