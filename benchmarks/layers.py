@@ -5,7 +5,7 @@
     python benchmarks/layers.py --growth         conv_net by batch and image size
 
 A function that runs alone in a loop finds its arrays in the cache. In its place in an iteration it does not, so that
-is the time that counts.
+is the time that counts. In a wait (ru_nvcsw) a thread sleeps until another one wakes it.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import contextlib
 import functools
 import inspect
 import os
+import resource
 import statistics
 import sys
 import time
@@ -79,8 +80,7 @@ def print_in_sequence():
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     layers = get_lenet()
     samples = first_arguments(layers)
-    one, own, whole = train(layers, threads=1)
-    many, many_own, many_whole = train(layers, threads=None)
+    (one, own), (many, many_own) = train(layers, threads=1), train(layers, threads=None)
     rate = gemm_rate()
     print(f'\nOne training iteration of LeNet, {BATCH} images: medians of {ITERATIONS} iterations in milliseconds.')
     print(f'Products alone: at {rate:.0f} GFLOP/s, the rate of one core in large float32 products.\n')
@@ -95,11 +95,10 @@ def print_in_sequence():
         print(f"{f'{LAYER_NAMES[i]} {FUNCTIONS[function][1]}':26}|{images(arguments):8}{products:10.2f}{alone:10.2f}"
               f"{one[row]['call']:10.2f}{many[row]['call']:10.2f}"
               f"|{one[row]['calls']:8.0f}{one[row]['iteration']:12.2f}{many[row]['iteration']:12.2f}")
-    added = [sum(times['iteration'] for times in table.values()) for table in (one, many)]
-    for title, *times in (('all of these, added up', *added), ('conv_net', own['conv_net'], many_own['conv_net']),
-                          ('sgd_momentum', own['sgd_momentum'], many_own['sgd_momentum']),
-                          ('the whole iteration', whole, many_whole)):
-        print(f"{title:26}|{'':48}|{'':8}{times[0]:12.2f}{times[1]:12.2f}")
+    for table, numbers in ((one, own), (many, many_own)):
+        numbers['all functions, added up'] = sum(times['iteration'] for times in table.values())
+    for title in own:
+        print(f"{title:26}|{'':48}|{'':8}{own[title]:12.2f}{many_own[title]:12.2f}")
 
 
 @contextlib.contextmanager
@@ -142,27 +141,25 @@ def train(layers, threads):
     """Train, and take the time of every function in its place.
 
     Returns a dict, (function name, layer number): median milliseconds per call and per iteration, and the number of
-    calls in an iteration; a dict with those of conv_net and sgd_momentum; those of the whole iteration.
+    calls in an iteration; and a dict with the medians of what `training` yields.
     """
-    calls, iterations, own = [], [], []
+    calls, iterations = [], []
     with recorded(layers, lambda row, arguments, seconds: calls.append((row, seconds))):
-        for seconds in training(layers, threads, WARM_UP + ITERATIONS):
-            iterations.append(list(calls))
-            own.append(seconds)
+        for numbers in training(layers, threads, WARM_UP + ITERATIONS):
+            iterations.append((list(calls), numbers))
             calls.clear()
-    iterations, own = iterations[WARM_UP:], own[WARM_UP:]
+    iterations, own = zip(*iterations[WARM_UP:])
     table = {}
     for row in dict.fromkeys(row for iteration in iterations for row, _ in iteration):
         times = [[seconds for found, seconds in iteration if found == row] for iteration in iterations]
         table[row] = {'call': statistics.median(sum(times, [])) * 1e3,
                       'iteration': statistics.median(map(sum, times)) * 1e3,
                       'calls': statistics.median(map(len, times))}
-    return (table, {name: statistics.median(seconds[name] for seconds in own) * 1e3 for name in own[0]},
-            statistics.median(sum(seconds.values()) for seconds in own) * 1e3)
+    return table, {name: statistics.median(numbers[name] for numbers in own) for name in own[0]}
 
 
 def training(layers, threads, iterations):
-    """Train on MNIST, and yield the seconds of every iteration: {'conv_net': ..., 'sgd_momentum': ...}."""
+    """Train on MNIST, and yield a dict with the milliseconds and the waits of every iteration."""
     rng = np.random.RandomState(0)
     xtrain, ytrain, *_ = net.load_mnist(True, np.float32, rng)
     params = net.init_convnet(layers, np.float32, rng)
@@ -170,12 +167,14 @@ def training(layers, threads, iterations):
     order = rng.permutation(len(ytrain))
     for t in range(iterations):
         index = order[t * BATCH:(t + 1) * BATCH]
-        times = [time.perf_counter()]
+        waits, times = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw, [time.perf_counter()]
         _, param_grad = net.conv_net(params, layers, xtrain[:, index], ytrain[index], threads)
         times.append(time.perf_counter())
         params, winc = net.sgd_momentum(0.01, 0.02, 0.9, 0.0005, params, winc, param_grad)
         times.append(time.perf_counter())
-        yield {'conv_net': times[1] - times[0], 'sgd_momentum': times[2] - times[1]}
+        yield {'conv_net': (times[1] - times[0]) * 1e3, 'sgd_momentum': (times[2] - times[1]) * 1e3,
+               'the whole iteration': (times[2] - times[0]) * 1e3,
+               'waits in it (ru_nvcsw)': resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - waits}
 
 
 def layer_number(layers, function, arguments):
@@ -190,20 +189,19 @@ def images(arguments):
     return structure['data'].shape[1] if structure else arguments[1].shape[-1]
 
 
-def feature_map_shapes(layers):
-    """(h, w, c) of the output of every layer but LOSS, by a forward pass of one image."""
-    height, width, channel = (layers[1][key] for key in ('height', 'width', 'channel'))
-    outputs = net.forward(net.init_convnet(layers), layers, np.zeros((height * width * channel, 1)))
-    return {i: tuple(output[key] for key in ('height', 'width', 'channel')) for i, output in outputs.items()}
-
-
 def flop(function, layers, i, arguments):
     """Multiplications and additions in a function's matrix products, of a convolution in the plain ones."""
-    param = next((argument for argument in arguments if isinstance(argument, dict) and 'w' in argument), None)
-    weights = (param or net.init_convnet(layers)[i - 1])['w']
-    h_out, w_out, _ = feature_map_shapes(layers).get(i, (1, 1, 0))
+    weights = net.init_convnet(layers)[i - 1]['w']
+    h_out, w_out, _ = feature_maps(layers).get(i, (1, 1, 0))
     products = FUNCTIONS[function][2] - (function == 'conv_layer_backward' and i == 2)
     return products * 2 * h_out * w_out * weights.size * images(arguments)
+
+
+def feature_maps(layers):
+    """(h, w, c) of every layer's output but the loss's, found by one image sent through: dict, keys as in `layers`."""
+    image = np.zeros((np.prod([layers[1][key] for key in ('height', 'width', 'channel')]), 1), np.float32)
+    outputs = net.forward(net.init_convnet(layers, np.float32), layers, image)
+    return {i: tuple(output[key] for key in ('height', 'width', 'channel')) for i, output in outputs.items()}
 
 
 def gemm_rate():
@@ -239,15 +237,12 @@ def make_net(side, n):
 
 def flop_per_image(layers):
     """Multiplications and additions in the matrix products of a training iteration, for one image."""
-    shapes = feature_map_shapes(layers)
+    shapes, params = feature_maps(layers), net.init_convnet(layers)
     total = 0
-    for i, layer in layers.items():
-        if layer['type'] == 'CONV':
-            h_out, w_out, _ = shapes[i]
-            products = 2 if i == 2 else 3              # the input of the first layer needs no gradient
-            total += products * 2 * h_out * w_out * layer['k'] ** 2 * shapes[i - 1][2] * layer['num']
-        elif layer['type'] in ('IP', 'LOSS'):
-            total += 3 * 2 * np.prod(shapes[i - 1]) * layer['num']
+    for i in range(2, len(layers) + 1):
+        h_out, w_out, _ = shapes[i] if layers[i]['type'] == 'CONV' else (1, 1, 0)
+        products = 2 if i == 2 else 3                  # the input of the first layer needs no gradient
+        total += products * 2 * h_out * w_out * params[i - 1]['w'].size
     return total
 
 
