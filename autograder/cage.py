@@ -169,7 +169,8 @@ def environment():
     kept = {name: os.environ[name] for name in ('LD_LIBRARY_PATH', 'LANG') if name in os.environ}
     return {**kept, 'PATH': f'{os.path.dirname(sandbox.PYTHON)}:/usr/local/bin:/usr/bin:/bin', 'USER': 'student',
             'LOGNAME': 'student', 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1',
-            'MALLOC_ARENA_MAX': '1'}                   # or else 16 threads reserve 1 GB of the memory allowed
+            'MALLOC_ARENA_MAX': '1',                   # or else 16 threads reserve 1 GB of the memory allowed
+            'MIMALLOC_ARENA_RESERVE': '0'}             # or else free-threaded Python reserves 1 GB at its start
 
 
 def ending(code):
