@@ -412,7 +412,7 @@ def read_photo(photo, params, layers):
             best, most, ink = lines, sure, found
         if most > 0.78:
             return best
-    for turns in (0, 1, 3, 2) if best else ():
+    for turns in (0, 1, 3, 2) if sum(map(len, best)) > 3 else ():      # few digits look like others from any side
         dark, labels, total = ink
         lines, sure = read_ink(np.rot90(dark, turns), np.rot90(labels, turns), total, params, layers, seldom=True)
         sure -= (turns > 0) * (0.1 + 0.8 / max(1, sum(map(len, lines))))
