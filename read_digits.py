@@ -214,7 +214,7 @@ def ink_parts(grey, width, way):
     """Ink, and its connected parts: (dark, labels, total). grey, width: as of `darkness`.
 
     Returns the darkness (h, w), the number of the part that each pixel is in (h, w), 0 for none, and how much ink there
-    is, also of what is no part. Ink is what stands out from noise and is at least 0.3 times as dark as the ink of this
+    is, also of what is no part. Ink is what stands out from noise and is at least a quarter as dark as the ink of this
     photo is on average; a part of it must have a core that is 0.6 times as dark.
     """
     dark = darkness(grey, width)
@@ -226,7 +226,7 @@ def ink_parts(grey, width, way):
         parts, _ = ndimage.label(ink, EIGHT)
         ink &= ~np.isin(parts, along_the_edge(parts))
     level = np.average(dark[ink], weights=dark[ink] ** 2) if ink.any() else 1
-    low = max(4 * noise, 0.3 * level, 0.06)
+    low = max(4 * noise, 0.25 * level, 0.06)
     ink = erase_lines(dark > low) if way.ruled else dark > low
     labels, num = ndimage.label(ink, EIGHT)
     keep = np.zeros(num + 1, bool)
