@@ -398,7 +398,8 @@ def read_photo(photo, params, layers):
     """Find and read the digits of a photo (h, w, 3) in 0..1: a list of lines of writing, each a list of Digit.
 
     The photo is read in several ways, until the net is sure; otherwise the surest reading counts. What a photo seldom
-    is must be clearly surer: light where it seems dark, or lying on its side. And one digit is easily found by chance.
+    is must be clearly surer: light where it seems dark, or lying on its side. One or two digits are easily found by
+    chance.
     """
     greys = [to_grey(photo), to_grey(1 - photo)]
     if has_light_ink(photo):
@@ -407,7 +408,7 @@ def read_photo(photo, params, layers):
     for way in WAYS:
         found = find_ink(greys[way.other], way)
         lines, sure = read_ink(*found, params, layers, seldom=way.other)
-        sure -= 0.1 * way.other + 0.2 / max(1, sum(map(len, lines)))
+        sure -= 0.1 * way.other + 0.2 * (sum(map(len, lines)) < 3)
         if sure > most:
             best, most, ink = lines, sure, found
         if most > 0.78:

@@ -84,8 +84,8 @@ def table_beside(photo):
 
 
 def table_around(photo, slant=0):
-    photo = np.pad(photo, ((60, 80), (90, 60), (0, 0)), constant_values=0.12)
-    return with_grain(ndimage.rotate(photo, slant, reshape=False, order=1, mode='nearest') if slant else photo, 0.02)
+    photo = np.pad(photo, ((60, 60), (60, 200), (0, 0)), constant_values=0.1)
+    return ndimage.rotate(photo, slant, reshape=False, order=1, mode='nearest') if slant else with_grain(photo, 0.02)
 
 
 def dry(ink):
@@ -112,7 +112,7 @@ PAGES = {
     'light on dark': lambda n: 1 - photograph(write(n)),
     'dark table': lambda n: table_beside(photograph(write(n))),
     'dark table all around': lambda n: table_around(photograph(write(n))),
-    'dry marker': lambda n: photograph(dry(write(n))),
+    'dry marker': lambda n: photograph(dry(write(n[:10]))),
     'all at once': lambda n: table_beside(photograph(write(n, slope=0.05), (0.7, 0.2, 0.2), light=shadow, lines=ruled)),
 }
 
@@ -206,7 +206,7 @@ BLANK = {
     'grain': photograph(PAPER, noise=0.05), 'gradient of light': photograph(PAPER, light=gradient),
     'shadow': photograph(PAPER, light=shadow), 'squared': photograph(PAPER, lines=squared),
     'dark table': table_beside(photograph(PAPER)), 'dark table all around': table_around(photograph(PAPER)),
-    'slanted table': table_around(photograph(PAPER), slant=5),
+    **{f'table slanted by {slant}': table_around(photograph(PAPER), slant) for slant in (-5, 5, 8)},
     'blob': photograph(np.pad(np.ones((80, 120)), ((100, 120), (130, 150)))),
 }
 
