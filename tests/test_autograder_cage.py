@@ -468,18 +468,17 @@ def test_what_keeps_bubblewrap_from_running_is_said(tmp_path, bwrap, why):
 
 
 @in_tiers('bubblewrap')
-@pytest.mark.parametrize('way', ['../python', 'inner/../../python', 'a b/link'])
+@pytest.mark.parametrize('way', ['../linked', 'inner/../../linked', 'a b/link'])
 def test_python_may_be_called_by_any_path(tmp_path, tier, way):
     """Relative, through .., through a chain of links in a folder with a space."""
     (tmp_path / 'work' / 'inner').mkdir(parents=True)
     (tmp_path / 'work' / 'a b').mkdir()
-    (tmp_path / 'python').symlink_to(sys.executable)
-    (tmp_path / 'work' / 'a b' / 'link').symlink_to('../../python')
+    folder, name = os.path.split(sys.executable)       # the folder is linked: an environment is found by what is in it
+    (tmp_path / 'linked').symlink_to(os.path.dirname(folder))
+    (tmp_path / 'work' / 'a b' / 'link').symlink_to('../../linked')
     script = f'import sys; sys.path.insert(0, {str(AUTOGRADER)!r}); import sandbox; print(sandbox.tier().name)'
-    environment = {**os.environ, 'PYTHONPATH': os.path.dirname(np.__path__[0])}
-    for python in way, os.path.relpath(sys.executable, tmp_path / 'work'):
-        process = subprocess.run([python, '-B', '-c', script], cwd=tmp_path / 'work', env=environment, text=True,
-                                 capture_output=True)
+    for python in f'{way}/{os.path.basename(folder)}/{name}', os.path.relpath(sys.executable, tmp_path / 'work'):
+        process = subprocess.run([python, '-B', '-c', script], cwd=tmp_path / 'work', text=True, capture_output=True)
         assert process.stdout == 'bubblewrap\n', process.stderr
 
 
@@ -580,7 +579,8 @@ def test_a_hostile_submission_changes_no_score_but_its_own(graded, tier, name):
     check(process, {**WAITING, **QUICK}[name][0])
     assert len(process.stdout) < 10 ** 5
     if name in WAITING:
-        assert 'no answer in time' in process.stdout
+        killed = 'signal 9' in process.stdout and name.startswith('children kill')       # or stopped, which comes first
+        assert 'no answer in time' in process.stdout or killed
     if name == 'sleeps for ever':
         line = WAITING[name][1].splitlines().index('    import time; time.sleep(1e6)') + 1
         assert f'no answer in time (line {line} of cnn_lenet.py)' in process.stdout
