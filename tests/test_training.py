@@ -321,9 +321,10 @@ def test_main_without_arguments_has_the_defaults_whatever_the_programs_own_flags
     assert testLeNet.main() is None and iterations() == 2
 
 
+@pytest.mark.skipif(not hasattr(os, 'setsid'), reason='no terminals as POSIX has them')
 def test_progress_is_one_line_on_a_terminal(tmp_path):
     """A pace of a few iterations in a second, whatever the machine, lets the line be written again and again."""
-    terminal, child = pytest.importorskip('pty', exc_type=ImportError).openpty()
+    terminal, child = os.openpty()
     code = SMALL + ('import time\nright = testLeNet.conv_net\n'
                     'testLeNet.conv_net = lambda *given: time.sleep(0.11) or right(*given)\n') + MAIN
     shown = b''

@@ -310,7 +310,7 @@ def test_an_endless_loop_ends_with_two_ctrl_c_at_most_and_is_shown(tmp_path, thr
 @needs_terminal
 def test_a_terminal_that_is_closed_costs_nothing(tmp_path):
     """The kernel then sends SIGHUP, and nothing can be printed any more."""
-    terminal, child = pytest.importorskip('pty', exc_type=ImportError).openpty()
+    terminal, child = os.openpty()
     code = 'import fcntl, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n' + SMALL + MAIN
     with started(tmp_path, *FOR_EVER, code=code, stdin=child, stdout=child, stderr=child,
                  start_new_session=True) as process:
