@@ -226,7 +226,7 @@ def check_window():
     except ImportError as error:                         # MPLBACKEND asks for what is not installed
         raise ValueError(str(error)) from None
     backend = matplotlib.get_backend().lower()
-    if backend in ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template') or 'inline' in backend:
+    if backend in vis_data.WITHOUT_WINDOWS or 'inline' in backend:
         if os.environ.get('MPLBACKEND'):
             raise ValueError(f'MPLBACKEND asks for {backend}, which opens no windows; unset it')
         if sys.platform == 'linux' and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):

@@ -342,6 +342,10 @@ def save_figure(path, figure):
     write_whole(path, buffer.getvalue())
 
 
+# matplotlib's backends that only write files
+WITHOUT_WINDOWS = ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template')
+
+
 def check_display(flag):
     """Raise ValueError, naming the flag that asks to show pictures, if matplotlib can neither open windows nor show
     them in a notebook."""
@@ -350,7 +354,7 @@ def check_display(flag):
     except (ImportError, RuntimeError) as error:         # MPLBACKEND asks for what is not installed
         raise ValueError(f'argument {flag}: {error}') from None
     backend = matplotlib.get_backend().lower()
-    if backend in ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template'):
+    if backend in WITHOUT_WINDOWS:
         raise ValueError(f'argument {flag}: there is no display, no toolkit for windows such as tkinter, or MPLBACKEND '
                          f'asks for a backend without windows; this one is {backend} (in IPython: %matplotlib tk)')
 
