@@ -28,11 +28,6 @@ stopped = threading.Event()      # once it is set, `ask` raises Broken in every 
 QUIET = {'stdin': subprocess.DEVNULL, 'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
 
 
-def tier():
-    """What confines submissions: 'bubblewrap' or 'another user' (sandbox.py); None if nothing does."""
-    return sandbox.tier().name if sandbox.tier().name != sandbox.LIMITS_ONLY else None
-
-
 class Failure(Exception):
     """The caged process gave no answer; the text says why."""
 
@@ -48,13 +43,13 @@ class Cage:
     files     dict, name -> bytes, put into the folder
     deadline  by time.monotonic(), for the start alone; each `ask` has its own
     memory    limit in megabytes for each process, `seconds` the limit of its processor time
-    Raises Failure if it does not start in time, Broken if it cannot be started. `missing` then names what keeps this
-    system from confining it better. The thread that starts a cage has to outlive it: bubblewrap ends with it.
+    Raises Failure if it does not start in time, Broken if it cannot be started. The thread that starts a cage has to
+    outlive it: bubblewrap ends with it.
     """
 
     def __init__(self, job, files, deadline, memory, seconds):
         tier = sandbox.tier()
-        self.keeper, self.missing = tier.name == sandbox.ANOTHER_USER, tier.missing
+        self.keeper = tier.name == sandbox.ANOTHER_USER
         self.limit, self.received, self.process, self.folder = MAX_HEADER[job], bytearray(), None, None
         self.socket, inside = socket.socketpair()
         try:

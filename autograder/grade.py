@@ -69,7 +69,8 @@ def main(argv=None):
         parser.error(f'nothing confines a submission here: {printable("; ".join(tier.missing))}; --unconfined runs one '
                      'that you trust')
     if flags.verbose or shutil.which('bwrap') and tier.name != sandbox.BUBBLEWRAP:
-        name_missing(tier.missing)
+        for means in tier.missing:
+            print(f'grade.py: missing on this system: {printable(means)}', file=sys.stderr, flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):     # so that what has been started is cleaned up
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     # What a submission has written behind the end of the same file does not stand behind this output.
@@ -101,11 +102,6 @@ def grade_one(flags, seed):
     if flags.autolab:
         scores = {question: score for question, (score, _) in result.scores.items()}
         print(json.dumps({'scores': scores, 'scoreboard': [total(result)]}), flush=True)
-
-
-def name_missing(missing):
-    for means in missing:
-        print(f'grade.py: missing on this system: {printable(means)}', file=sys.stderr, flush=True)
 
 
 def get_parser():
@@ -534,9 +530,8 @@ def name_change(path, case):
 # Grading
 # ---------------------------------------------------------------------------------------------------------------
 
-# scores: dict, question -> (score, lines of feedback); problem: why nothing was graded, or None; missing: what would
-# make the cage better and is not on this system.
-Result = collections.namedtuple('Result', 'scores problem missing')
+# scores: dict, question -> (score, lines of feedback); problem: why nothing was graded, or None
+Result = collections.namedtuple('Result', 'scores problem')
 
 
 def grade(path, seed, flags):
@@ -552,11 +547,10 @@ def grade(path, seed, flags):
         submission.begin(deadlines[0])
         scores = {question: grade_question(question, submission, seed, flags.timeout, deadline)
                   for question, deadline in zip(QUESTIONS, deadlines[1:])}
-        return Result(scores, None, submission.missing)
+        return Result(scores, None)
     except (archive.Refused, cage.Failure) as error:
         problem = printable(str(error))
-        return Result({question: (0, [f'not graded: {problem}']) for question in QUESTIONS}, problem,
-                      submission.missing if submission else [])
+        return Result({question: (0, [f'not graded: {problem}']) for question in QUESTIONS}, problem)
     finally:                                           # also when the grader is stopped
         if submission:
             with contextlib.suppress(cage.Failure):

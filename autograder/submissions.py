@@ -95,7 +95,7 @@ class Submission:
     """The submission in its cage: imported once, and again in a new cage after a call that has ended the old one."""
 
     def __init__(self, files, flags):
-        self.files, self.flags, self.cage, self.missing, self.printed = files, flags, None, [], False
+        self.files, self.flags, self.cage, self.printed = files, flags, None, False
 
     def begin(self, deadline):
         """Import the submission if it is not. Raises Failure if that does not work."""
@@ -103,7 +103,6 @@ class Submission:
             return
         deadline = min(deadline, time.monotonic() + self.flags.timeout)
         self.cage = cage.Cage('worker', self.files, deadline, self.flags.memory, 10 * self.flags.timeout)
-        self.missing = self.cage.missing
         try:
             answer, _ = self.cage.ask({'function': None}, deadline)
             problem = describe(answer, self.files[archive.NAME]) if 'error' in answer else None

@@ -214,7 +214,7 @@ def graded_here(source, seed=0):
         scores = {question: grade.grade_question(question, submission, seed, LONG, time.monotonic() + LONG)
                   for question in POINTS}
     return ({question: score for question, (score, _) in scores.items()},
-            grade.report(grade.Result(scores, None, []), seed))
+            grade.report(grade.Result(scores, None), seed))
 
 
 @contextlib.contextmanager
