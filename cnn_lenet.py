@@ -116,10 +116,7 @@ def init_convnet(layers, dtype=np.float64, rng=np.random):
 
 
 def _shapes(layers):
-    """(h, w, c) of every layer's output, keys 1..l-1; and the shape of every layer's w, keys 2..l.
-
-    The shape of w is (rows, num), and b is (num,); a layer without parameters has (0,) for both.
-    """
+    """(h, w, c) of every layer's output, keys 1..l-1; and (rows, num) of every layer's w, keys 2..l, or (0,)."""
     _check_layers(layers)
     shapes, w_shapes = {1: tuple(layers[1][key] for key in ('height', 'width', 'channel'))}, {}
     for i in range(2, len(layers) + 1):
@@ -134,7 +131,7 @@ def _shapes(layers):
 def _layer_shapes(layer, h, w, c):
     """Output shape and w shape of a layer whose input is (h, w, c)."""
     if layer['type'] == 'CONV':
-        rows, num = layer['k'] ** 2 * c // len(_groups(layer, c)), layer['num']
+        rows, num = layer['k'] ** 2 * c // len(_groups(layer.get('group', 1), c, layer['num'])), layer['num']
         return (*_output_size(h, w, layer), num), (rows, num)
     if layer['type'] == 'POOLING':
         return (*_output_size(h, w, layer), c), (0,)
@@ -209,10 +206,9 @@ def conv_layer_forward(input, layer, param):
     x = _feature_map(input)                                                      # (h, w, c, n)
     height, width, c, n = x.shape
     h_out, w_out = _output_size(height, width, layer)
-    groups = _groups(layer, c)
+    groups = _groups(layer.get('group', 1), c, layer['num'])
     w, b = _weights(param, layer['k'] ** 2 * c // len(groups), layer['num'])
-    # The same, with fewer multiplications.
-    correlate = _correlate_in_strips if _strips_pay(x, w, layer, h_out) else _correlate
+    correlate = _correlate_in_strips if _strips_pay(x, w, layer, h_out) else _correlate     # fewer multiplications
     out = _side_by_side([correlate(x[:, :, channels], w[:, filters], layer, h_out, w_out)
                          for channels, filters in groups], axis=2)
     out += np.repeat(b, n).reshape(-1, n)              # (num, n), 1 % of an iteration faster than b[:, None]
@@ -235,7 +231,7 @@ def conv_layer_backward(output, input, layer, param, need_input_od=True):
     """
     x = _feature_map(input)
     height, width, c, n = x.shape
-    groups = _groups(layer, c)
+    groups = _groups(layer.get('group', 1), c, layer['num'])
     w, _ = _weights(param, layer['k'] ** 2 * c // len(groups), layer['num'])
     h_out, w_out = _output_size(height, width, layer)
     diff = _diff(output, h_out * w_out * layer['num'], n).reshape(h_out, w_out, layer['num'], n)
@@ -284,10 +280,8 @@ def _windows(x, layer, h_out, w_out):
 
 
 def _positions(layer, h_out, w_out):
-    """Where each of the k*k positions in a window lies in the image, in row-major order.
-
-    x[position] is (h_out, w_out, ...): what all windows have at that position, as a view of the (padded) image x.
-    """
+    """Where each of the k*k positions in a window lies in the image, in row-major order: x[position] is
+    (h_out, w_out, ...), what all windows have at that position, as a view of the (padded) image x."""
     k, stride = layer['k'], layer['stride']
     return [(slice(a, a + stride * h_out, stride), slice(b, b + stride * w_out, stride))
             for a in range(k) for b in range(k)]
@@ -298,9 +292,14 @@ def _padded(x, pad):
     return np.pad(x, [(pad, pad), (pad, pad)] + [(0, 0)] * (x.ndim - 2)) if pad else x
 
 
-def _groups(layer, c):
+@functools.cache
+def _groups(group, c, num):
     """(channels, filters) of each group, as slices: group g's filters see only group g's channels."""
-    return _checked_groups(layer.get('group', 1), c, layer['num'])
+    _check_count('group', group, 1)
+    if c % group or num % group:
+        raise ValueError(f'group = {group} does not divide both channel = {c} and num = {num}; expected a divisor')
+    c, num = c // group, num // group
+    return [(slice(g * c, (g + 1) * c), slice(g * num, (g + 1) * num)) for g in range(group)]
 
 
 def _side_by_side(arrays, axis):
@@ -673,10 +672,9 @@ def finite_difference(output, input, h, forward=relu_forward):
              `lambda x: conv_layer_forward(x, layer, param)`
 
     Returns input_od_approx, in the shape of input['data']: for every element x of it, (f(x + h) - f(x)) / h with
-    f = sum(output['diff'] * forward(x)['data']). Compare with the input_od of a backward function. It is computed
-    in float64, one forward pass per element (for ReLU, the default as in the handout, one for all).
-    At a kink (a ReLU's input that is exactly 0, two equal elements of a pooling window) it is the slope to the right,
-    so that a right input_od may differ from it.
+    f = sum(output['diff'] * forward(x)['data']), in float64, by one forward pass per element (for ReLU, the default as
+    in the handout, one for all). Compare with the input_od of a backward function. At a kink (a ReLU's input that is
+    exactly 0, equal elements of a pooling window) it is the slope to the right, so that a right input_od may differ.
     """
     data = _floats(input['data'])
     x = data.astype(np.float64)
@@ -709,9 +707,8 @@ def check_gradients(params, layers, data, labels, count=10, rng=None, h=1e-7):
     Returns a dict: for every layer i that has parameters its largest error over these entries, relative to the largest
     of their gradients. Right gradients give 1e-6 or less; if all are 0, which proves nothing, it is nan.
     An error is how far a gradient lies outside the interval between the slopes to the left, (f(x) - f(x - h)) / h, and
-    to the right, (f(x + h) - f(x)) / h, computed in float64. Nearly always the two are the same. They differ at a kink
-    (with a bias of 0, a blank patch of the image makes many inputs of a ReLU exactly 0), where every value between them
-    passes.
+    to the right, (f(x + h) - f(x)) / h, in float64. Nearly always the two are the same. They differ at a kink (with a
+    bias of 0, a blank patch makes many inputs of a ReLU exactly 0), where every value between them passes.
     """
     rng = np.random.RandomState(0) if rng is None else rng
     params = {i: {key: np.array(value, np.float64) for key, value in param.items()} for i, param in params.items()}
@@ -741,9 +738,9 @@ def check_gradients(params, layers, data, labels, count=10, rng=None, h=1e-7):
 # ---------------------------------------------------------------------------------------------------------------
 # What is checked
 #
-# Here the homework ends: what follows is checks and speed. Skip this section unless you want to know the rules that
-# layers, parameters, data and labels follow, and what the network expects of a layer function. Each check prevents a
-# silently wrong result, or an error that comes late or says little.
+# Here the homework ends: what follows is checks and speed. These are the rules that layers, parameters, data and labels
+# follow, and what the network expects of a layer function. Without one of them something would be wrong in silence, or
+# fail late with a message that says little.
 # ---------------------------------------------------------------------------------------------------------------
 
 # The keys that a layer needs, and the least value that makes sense.
@@ -755,8 +752,6 @@ _LAYER_KEYS = {
     'LOSS': {'num': 2},
 }
 
-
-# Layers
 
 def _check_layers(layers):
     """The keys are 1..l, DATA comes first and LOSS last, and each layer has what it needs."""
@@ -790,18 +785,6 @@ def _checked_output_size(h, w, k, stride, pad, is_pooling):
     return (h + 2 * pad - k) // stride + 1, (w + 2 * pad - k) // stride + 1
 
 
-@functools.cache
-def _checked_groups(group, c, num):
-    """What `_groups` returns. `group` divides the numbers of channels and of filters."""
-    _check_count('group', group, 1)
-    if c % group or num % group:
-        raise ValueError(f'group = {group} does not divide both channel = {c} and num = {num}; expected a divisor')
-    c, num = c // group, num // group
-    return [(slice(g * c, (g + 1) * c), slice(g * num, (g + 1) * num)) for g in range(group)]
-
-
-# Arguments
-
 def _check_count(name, value, least):
     if type(value) is bool or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f'{name} = {_brief(value)}; expected a whole number of at least {least}')
@@ -816,19 +799,19 @@ def check_params(params, layers, name='params', finite=False):
     shapes, w_shapes = _shapes(layers)
     if not isinstance(params, dict):
         raise ValueError(f'{name} is {_brief(params)}; expected a dict')
-    own = {i - 1: {} for i, w_shape in w_shapes.items() if w_shape != (0,)}
-    for i in [i + 1 for i in own]:
-        for key, shape in (('w', w_shapes[i]), ('b', w_shapes[i][-1:])):
-            entry = f"{name}[{i - 1}][{key!r}], a parameter of layer {i} ({layers[i]['type']}),"
+    arrays = {i - 1: {} for i, w_shape in w_shapes.items() if w_shape != (0,)}
+    for i in arrays:
+        for key, shape in (('w', w_shapes[i + 1]), ('b', w_shapes[i + 1][-1:])):
+            entry = f"{name}[{i}][{key!r}], a parameter of layer {i + 1} ({layers[i + 1]['type']}),"
             try:
-                value = own[i - 1][key] = np.asarray(params[i - 1][key])
+                value = arrays[i][key] = np.asarray(params[i][key])
             except (LookupError, TypeError):
                 raise ValueError(f'{entry} is missing; expected an array of shape {shape}') from None
             if value.shape != shape:
                 raise ValueError(f'{entry} has shape {value.shape}; expected {shape}')
             if finite and not np.isfinite(value).all():
                 raise ValueError(f'{entry} has numbers that are nan or infinite')
-    return shapes, own
+    return shapes, arrays
 
 
 def _check_network(params, layers, data):
@@ -854,8 +837,6 @@ def _check_labels(y, n, K):
     return y.astype(np.intp, copy=False)
 
 
-# What the layer functions return
-
 def _check_output(i, function, output, h, w, c, n):
     """A forward function returned a structure with data of h*w*c rows. Returns it with the sizes that it has."""
     if not isinstance(output, dict) or 'data' not in output:
@@ -871,10 +852,9 @@ def _check_gradients(i, function, result, param):
         raise _wrong_return(i, function, 'input_od, param_grad', 'param_grad, input_od: the two results are swapped')
     if are_dicts != [True, False]:
         raise _wrong_return(i, function, _brief(result), 'param_grad, a dict with w and b, and input_od, an array')
-    grad, od = result
     for key in 'wb':
-        _check_array(i, function, f'param_grad[{key!r}]', grad.get(key), param[key].shape)
-    return grad, od
+        _check_array(i, function, f'param_grad[{key!r}]', result[0].get(key), param[key].shape)
+    return result
 
 
 def _check_array(i, function, name, value, shape):
@@ -923,9 +903,7 @@ def _brief(value):
 #
 # The price: rounding errors are three to four times those of the plain sums, a NaN or an infinity makes NaN of all rows
 # of its strips, and in float32 a gradient with respect to the input overflows from 1e34 on, not only from 3e38.
-#
-# Sources: Toom (1963) and Cook (1966) for products of polynomials, Winograd (Arithmetic Complexity of Computations,
-# 1980) for filters, Lavin and Gray (Fast Algorithms for Convolutional Neural Networks, 2015) for layers.
+# Sources: Toom (1963), Cook (1966), Winograd (1980), Lavin and Gray (2015).
 # ---------------------------------------------------------------------------------------------------------------
 
 # The p points. Pairs of opposite sign and of reciprocals keep the rounding errors small.
@@ -933,11 +911,9 @@ _POINTS = np.array([1 / 4, 3 / 4, 4 / 3, 4, -1 / 4, -3 / 4, -4 / 3, -4])
 
 
 def _strips_pay(x, w, layer, h_out):
-    """Whether the functions below can be used, and are faster than the plain ones.
-
-    They were measured faster where a window's rows have 64 numbers or more (with fewer, the products are too small to
-    repay D, W and X) and a third of the row products is saved: there are p for each strip, not k for each row.
-    """
+    """Whether the functions below can be used, and were measured faster than the plain ones: where a window's rows have
+    64 numbers or more (with fewer, the products are too small to repay D, W and X) and a third of the row products is
+    saved, of which there are p for each strip, not k for each row."""
     k, p = layer['k'], len(_POINTS)
     m = p + 1 - k
     return (layer['stride'] == 1 and m > 0 and w.shape[0] // k >= 64
@@ -1029,7 +1005,8 @@ def _in_threads(function, blocks, threads):
     _keep_freed_memory()
     with _one_blas_thread() as spreading_pays:
         if threads is None:
-            threads = _cores() if spreading_pays else 1
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+            threads = cores if spreading_pays else 1
         _check_count('threads', threads, 1)
         # The calling thread takes one too, if they are few: 5 % off an iteration.
         own = blocks if threads == 1 or len(blocks) == 1 else blocks[:1] if len(blocks) <= threads else []
@@ -1055,16 +1032,10 @@ def _thread_pool(threads):
 def _keep_freed_memory():
     """Have the C library keep the memory of freed arrays for the next ones, which takes a third off an iteration.
 
-    By default glibc gives the memory of a large array back to the kernel, and the next array fetches it again page
-    by page: 1,900 page faults for a block of 32 images, 9.6 ms against 6.7. It stops doing so for sizes up to that
-    of the largest array freed so far (32 MB at most), so this makes one and lets it go, once.
+    By default glibc gives it back to the kernel, and the next array fetches it again page by page: 1,900 page faults
+    for a block of 32 images. It no longer does so up to the size of the largest array freed so far (32 MB at most).
     """
     np.empty(31 << 20, np.uint8)
-
-
-def _cores():
-    """The number of cores that we may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 _blas_lock = threading.Lock()
