@@ -378,7 +378,6 @@ def pooling_layer_backward(output, input, layer):
         chosen = x[position] == maxima
         chosen &= waiting                              # of several equal maxima only the first is chosen
         waiting ^= chosen
-        chosen = chosen.view(np.uint8)                 # NumPy multiplies by these faster than by bools
         if tiled:
             np.multiply(diff, chosen, out=od[position])
         else:
