@@ -1,21 +1,22 @@
 """This project against PyTorch on the CPU: the same LeNet, the same minibatches, in turn, round by round.
 
-    python benchmarks/compare.py                 the table
-    python benchmarks/compare.py --rounds 7      more rounds
+    python benchmarks/compare.py                    the tables on one core and on all
+    python benchmarks/compare.py --cores 2          the table on two cores, to which both are bound
+    python benchmarks/compare.py --python PATH      this project under another Python, such as a free-threaded one
+    python benchmarks/compare.py --python PATH --python PATH2 --rounds 5
 
-First of all the two must agree: cost and all gradients of LeNet, in float64.
+PyTorch always runs under the Python that runs this file. First of all the two must agree: cost and all gradients of
+LeNet, in float64.
 
-Every measurement is made in a process of its own, which has all cores to itself. A ratio compares this project with
-one of PyTorch's two memory layouts in the same round; absolute times vary from hour to hour, ratios much less. A round
-in which PyTorch took more than three times its own best is not counted: another program was using the cores.
-
-OpenBLAS chooses its kernels by the processor unless the environment pins them (OPENBLAS_CORETYPE). Where it does, the
-project is measured both ways, because PyTorch takes no notice of that variable.
+Every measurement is made in a process of its own. A ratio compares this project with one of PyTorch's two memory
+layouts in the same round: absolute times vary from hour to hour, ratios much less. OpenBLAS chooses its kernels by the
+processor here, even if the environment pins them (OPENBLAS_CORETYPE), of which PyTorch takes no notice.
 """
 
 import argparse
 import json
 import os
+import platform
 import resource
 import statistics
 import subprocess
@@ -25,27 +26,39 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = 64
-ITERATIONS = 150
-SCORING_BATCHES = (100, 1000, 10000)    # PyTorch's speed depends on how many images it is given at a time
-DISTURBED = 3                           # a round in which PyTorch took this many times its best is not counted
+WARM_UP, ITERATIONS, SCORINGS = 20, 120, 3
+SCORING_BATCHES = (100, 1000)           # PyTorch's speed depends on how many images it is given at a time
 
 # The floor: multiplications and additions in the matrix products of one training iteration (three products per layer,
 # two for the first convolution, whose input needs no gradient) and of scoring one image.
 FORWARD_FLOP = [2 * 24 * 24 * 25 * 20, 2 * 8 * 8 * 500 * 50, 2 * 800 * 500, 2 * 500 * 9]
 ITERATION_FLOP = BATCH * (3 * sum(FORWARD_FLOP) - FORWARD_FLOP[0])
-SCORING_FLOP = 10000 * sum(FORWARD_FLOP)
 
 
 def main():
+    cores = available_cores()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--rounds', type=int, default=5, help='how often every program is measured (default: 5)')
-    parser.add_argument('--worker', choices=list(WORKERS),
-                        help=argparse.SUPPRESS)
+    parser.add_argument('--rounds', type=int, default=3, help='how often every program is measured (default: 3)')
+    parser.add_argument('--cores', type=int, choices=range(1, len(cores) + 1), metavar=f'1..{len(cores)}',
+                        help='bind both to so many cores, Linux only (default: a table for one core, and one for all)')
+    parser.add_argument('--python', action='append', metavar='PATH',
+                        help='run this project under this Python (default: the one that runs this file)')
+    parser.add_argument('--worker', choices=WORKERS, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.worker:
+        if flags.cores:
+            os.sched_setaffinity(0, cores[:flags.cores])         # before NumPy and PyTorch count them
         print(json.dumps(WORKERS[flags.worker]()))
     else:
-        compare(flags.rounds)
+        in_own_process(sys.executable, 'agreement', None)
+        print('cost and all gradients of LeNet agree with PyTorch (float64)')
+        for number in [flags.cores] if flags.cores else sorted({1, len(cores)}):
+            compare(flags.rounds, number, flags.python or [sys.executable])
+
+
+def available_cores():
+    """The numbers of the cores that we may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else list(range(os.cpu_count()))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -154,37 +167,30 @@ def measure_torch(channels_last):
 
 
 def timings(iteration, order, scorings):
-    """Seconds of a training iteration and of each scoring, medians after a warm-up, and peak memory in MB."""
-    seconds = []
-    for i in range(20 + ITERATIONS):
-        index = order[i * BATCH:(i + 1) * BATCH]
-        began = time.perf_counter()
-        iteration(index)
-        seconds.append(time.perf_counter() - began)
-    scoring = {}
-    for name, score in scorings.items():
-        runs = []
-        for _ in range(4):
-            began = time.perf_counter()
-            score()
-            runs.append(time.perf_counter() - began)
-        scoring[name] = statistics.median(runs[1:])
-    return {'iteration': statistics.median(seconds[20:]), 'scoring': scoring,
-            'memory': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    """Median seconds of a training iteration and of each scoring after a warm-up, peak memory in MB, and the Python."""
+    seconds = [took(iteration, order[i * BATCH:(i + 1) * BATCH]) for i in range(WARM_UP + ITERATIONS)]
+    locked = getattr(sys, '_is_gil_enabled', lambda: True)()
+    return {'iteration': statistics.median(seconds[WARM_UP:]),
+            'scoring': {name: statistics.median([took(score) for _ in range(1 + SCORINGS)][1:])
+                        for name, score in scorings.items()},
+            'memory': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            'python': f"Python {platform.python_version()}{'' if locked else ', free-threaded'}"}
+
+
+def took(function, *arguments):
+    """Seconds that a call takes."""
+    began = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - began
 
 
 def measure_sgemm():
-    """The machine's rate in large float32 products with all cores, in GFLOP/s."""
+    """The machine's rate in large float32 products with all of these cores, in GFLOP/s."""
     import numpy as np
 
     size = 2048
     a, b = (np.random.RandomState(i).rand(size, size).astype(np.float32) for i in (0, 1))
-    seconds = []
-    for _ in range(6):
-        began = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - began)
-    return 2 * size ** 3 / min(seconds) / 1e9
+    return 2 * size ** 3 / min(took(np.matmul, a, b) for _ in range(6)) / 1e9
 
 
 WORKERS = {'agreement': check_agreement, 'project': measure_project, 'torch-nchw': lambda: measure_torch(False),
@@ -196,101 +202,68 @@ WORKERS = {'agreement': check_agreement, 'project': measure_project, 'torch-nchw
 # ---------------------------------------------------------------------------------------------------------------
 
 
-def compare(rounds):
-    in_own_process('agreement')
-    print('cost and all gradients of LeNet agree with PyTorch (float64)\n')
-    results = {title: [] for title, *_ in programs()}
-    sgemm = {title: [] for title, worker, _ in programs() if worker == 'project'}
+def compare(rounds, cores, pythons):
+    """Print the table on so many cores, with this project under each of these Pythons."""
+    nchw, channels_last, ours = [], [], {python: [] for python in pythons}
     for number in range(rounds):
-        for title, worker, unset in programs():
-            results[title].append(in_own_process(worker, unset))
-            if worker == 'project':
-                sgemm[title].append(in_own_process('sgemm', unset))
-        print(f'round {number + 1} of {rounds} done', file=sys.stderr)
+        nchw.append(in_own_process(sys.executable, 'torch-nchw', cores))
+        channels_last.append(in_own_process(sys.executable, 'torch-channels-last', cores))
+        for python in pythons:
+            ours[python].append(in_own_process(python, 'project', cores))
+        print(f'round {number + 1} of {rounds} on {cores} done', file=sys.stderr)
+    rate = in_own_process(pythons[0], 'sgemm', cores)
 
-    quiet = quiet_rounds(results['PyTorch, NCHW'], results['PyTorch, channels_last'])
-    if len(quiet) < rounds:
-        print(f'{len(quiet)} of {rounds} rounds count; in the others PyTorch took more than {DISTURBED} times its best')
-    if not quiet:
-        sys.exit('no round counts; run this again when no other program uses the cores')
-    results, sgemm = ({title: [runs[i] for i in quiet] for title, runs in table.items()} for table in (results, sgemm))
-
-    print_table(results)
-    for title, rates in sgemm.items():
-        rate, runs = statistics.median(rates), results[title]
-        print(f'\n{title}: large products at {rate:.0f} GFLOP/s; the floor of products alone is')
-        for name, flop, seconds in (('an iteration', ITERATION_FLOP, median(runs, 'iteration')),
-                                    ('scoring', SCORING_FLOP, scoring(runs, 'all'))):
-            floor = flop / rate / 1e9
-            print(f'    {name:14}{floor * 1e3:8.2f} ms, and it takes {seconds / floor:.2f} times that')
-        print_ratios(runs, results)
-
-
-def programs():
-    """(title, worker, environment variables that it runs without) of all that is compared."""
-    result = [('PyTorch, NCHW', 'torch-nchw', []), ('PyTorch, channels_last', 'torch-channels-last', [])]
-    if 'OPENBLAS_CORETYPE' in os.environ:
-        title = f"this project, OPENBLAS_CORETYPE={os.environ['OPENBLAS_CORETYPE']}"
-        result += [(title, 'project', ['OPENBLAS_NUM_THREADS'])]
-    return [*result, ('this project', 'project', [name for name in os.environ if name.startswith('OPENBLAS_')])]
+    print(f"\n{processor()}, {cores} core{'s' * (cores > 1)}; large products at {rate:.0f} GFLOP/s, at which those of "
+          f'an iteration take {ITERATION_FLOP / rate / 1e6:.1f} ms')
+    print(f"{'':44} {'iteration':>10} {'10,000 test images':>34} {'peak memory':>12}")
+    print_row('PyTorch, NCHW', nchw)
+    print_row('PyTorch, channels_last', channels_last)
+    for runs in ours.values():
+        print_row(f"this project, {runs[0]['python']}", runs)
+    for runs in ours.values():
+        print(f"\n{runs[0]['python']}: this project's time / PyTorch's")
+        for name, theirs in (('NCHW', nchw), ('channels_last', channels_last)):
+            print_ratios(f'iteration / {name}', [a['iteration'] / b['iteration'] for a, b in zip(runs, theirs)])
+        for batch in map(str, SCORING_BATCHES):
+            print_ratios(f'scoring / channels_last, batches of {batch}',
+                         [a['scoring']['all'] / b['scoring'][batch] for a, b in zip(runs, channels_last)])
 
 
-def in_own_process(worker, unset=()):
-    """Run a worker without some environment variables. Returns what it prints."""
-    environment = {name: value for name, value in os.environ.items() if name not in unset}
+def in_own_process(python, worker, cores):
+    """Run a worker under this Python, bound to so many cores (None: to all). Returns what it prints."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith('OPENBLAS_')}
     environment['PYTHONPATH'] = str(ROOT)
-    process = subprocess.run([sys.executable, __file__, '--worker', worker], env=environment, text=True,
-                             stdout=subprocess.PIPE)
+    bound = ['--cores', str(cores)] if cores and cores < len(available_cores()) else []
+    try:
+        process = subprocess.run([python, __file__, '--worker', worker, *bound], env=environment, text=True,
+                                 stdout=subprocess.PIPE)
+    except OSError as error:
+        sys.exit(f'--python {python}: {error.strerror}; expected a Python that has requirements.txt')
     if process.returncode:
         sys.exit(f'{worker} failed, as said above (PyTorch comes with pip install -r benchmarks/requirements.txt)')
     return json.loads(process.stdout)
 
 
-def quiet_rounds(*programs):
-    """The numbers of the rounds in which every time of every program is at most DISTURBED times its best."""
-    def times(run):
-        return [run['iteration'], *run['scoring'].values()]
-
-    quiet = set(range(len(programs[0])))
-    for runs in programs:
-        best = [min(column) for column in zip(*map(times, runs))]
-        quiet &= {i for i, run in enumerate(runs) if all(a <= DISTURBED * b for a, b in zip(times(run), best))}
-    return sorted(quiet)
+def processor():
+    """The processor's name."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.processor())
 
 
-def print_table(results):
-    """Medians of every program; of PyTorch's scoring the fastest way to cut up the test images, then all of them."""
-    print(f"{'':44} {'iteration':>10} {'10,000 test images':>34} {'peak memory':>12}")
-    for title, runs in results.items():
-        fastest = min(runs[0]['scoring'], key=lambda batch: scoring(runs, batch))
-        batches = '' if fastest == 'all' else f' in batches of {fastest}'
-        print(f"{title:44} {median(runs, 'iteration') * 1e3:7.2f} ms {scoring(runs, fastest):12.3f} s{batches:20} "
-              f"{median(runs, 'memory'):9.0f} MB")
-    print('\nPyTorch, channels_last, scores the test images in batches of '
-          + ', '.join(f'{batch}: {scoring(results["PyTorch, channels_last"], str(batch)):.3f} s'
-                      for batch in SCORING_BATCHES))
+def print_row(title, runs):
+    """Medians of a program; of the ways to cut up the test images, the fastest."""
+    scoring = {name: statistics.median(run['scoring'][name] for run in runs) for name in runs[0]['scoring']}
+    fastest = min(scoring, key=scoring.get)
+    batches = '' if fastest == 'all' else f' in batches of {fastest}'
+    iteration, memory = (statistics.median(run[name] for run in runs) for name in ('iteration', 'memory'))
+    print(f'{title:44} {iteration * 1e3:7.2f} ms {scoring[fastest]:12.3f} s{batches:20} {memory:9.0f} MB')
 
 
-def median(runs, name):
-    return statistics.median(run[name] for run in runs)
-
-
-def scoring(runs, batch):
-    """Median seconds of scoring the test images in batches of this size."""
-    return statistics.median(run['scoring'][batch] for run in runs)
-
-
-def print_ratios(runs, results):
-    nchw, channels_last = results['PyTorch, NCHW'], results['PyTorch, channels_last']
-    comparisons = [
-        ('iteration / NCHW', [a['iteration'] / b['iteration'] for a, b in zip(runs, nchw)]),
-        ('iteration / channels_last', [a['iteration'] / b['iteration'] for a, b in zip(runs, channels_last)])]
-    comparisons += [(f'scoring / channels_last, batches of {batch}',
-                     [a['scoring']['all'] / b['scoring'][str(batch)] for a, b in zip(runs, channels_last)])
-                    for batch in SCORING_BATCHES]
-    for name, ratios in comparisons:
-        print(f"    {name:42} {statistics.median(ratios):.2f}   ({min(ratios):.2f} to {max(ratios):.2f}; "
-              f"rounds {' '.join(f'{ratio:.2f}' for ratio in ratios)})")
+def print_ratios(name, ratios):
+    print(f"    {name:42} {statistics.median(ratios):.2f}   (rounds {' '.join(f'{ratio:.2f}' for ratio in ratios)})")
 
 
 if __name__ == '__main__':
