@@ -41,30 +41,7 @@ def output_size(input, layer):
     return tuple((input[key] + 2 * layer['pad'] - layer['k']) // layer['stride'] + 1 for key in ('height', 'width'))
 
 
-def windows_of(input, layer):
-    """Every output's place (i, j, filter), the padded input, and where in it lies the window that the filter sees."""
-    k, stride, pad, x = layer['k'], layer['stride'], layer['pad'], feature_map(input)
-    padded = np.pad(x, ((pad, pad), (pad, pad), (0, 0), (0, 0)))
-    h_out, w_out = output_size(input, layer)
-    channels, filters = x.shape[2] // layer['group'], layer['num'] // layer['group']     # of one group
-    for i, j, f in itertools.product(range(h_out), range(w_out), range(layer['num'])):
-        first = f // filters * channels
-        yield (i, j, f), padded, (slice(i * stride, i * stride + k), slice(j * stride, j * stride + k),
-                                  slice(first, first + channels))
-
-
-@every_geometry
-def test_forward_is_the_sum_over_every_window(geometry):
-    input, layer, param = case(*geometry)
-    output = conv_layer_forward(input, layer, param)
-    assert sizes(output) == (*output_size(input, layer), layer['num'], input['batch_size'])
-    for (i, j, f), padded, place in windows_of(input, layer):
-        for image in range(input['batch_size']):
-            expected = sum(param['w'][:, f] * padded[place][..., image].ravel()) + param['b'][f]
-            np.testing.assert_allclose(feature_map(output)[i, j, f, image], expected, atol=1e-12)
-
-
-@pytest.mark.parametrize('geometry', GEOMETRIES[:-1], ids=str)
+@pytest.mark.parametrize('geometry', GEOMETRIES[:-6], ids=str)      # the others take long
 def test_gradients_agree_with_finite_differences(geometry):
     input, layer, param = case(*geometry)
     output = with_diff(conv_layer_forward(input, layer, param))
@@ -107,6 +84,7 @@ def test_both_ways_are_sums_over_the_positions_in_the_windows(geometry, dtype, t
     param = random_params((k * k * c // group, num), dtype=dtype)
     output = with_diff(conv_layer_forward(input, layer, param))
     param_grad, input_od = conv_layer_backward(output, input, layer, param)
+    assert sizes(output) == (*output_size(input, layer), num, n)
     found = [feature_map(output), param_grad['w'], param_grad['b'], input_od.reshape(h, w, c, n)]
     for array, expected in zip(found, sums(*geometry, feature_map(input), param, feature_map(output, 'diff'))):
         assert array.dtype == dtype
@@ -144,12 +122,14 @@ def test_without_a_group_there_is_one():
 def test_im2col_has_a_window_in_every_column(geometry):
     """Rows run over (kernel row, kernel column, channel), columns over the windows, row by row."""
     input, layer, _ = case(*geometry)
-    layer, one = {**layer, 'num': 1, 'group': 1}, {**input, 'data': input['data'][:, 0]}
+    k, stride, pad = layer['k'], layer['stride'], layer['pad']
     h_out, w_out = output_size(input, layer)
-    col = im2col_conv(one, layer, h_out, w_out)
-    assert col.shape == (layer['k'] ** 2 * input['channel'], h_out * w_out)
-    for (i, j, _), padded, place in windows_of(input, layer):
-        np.testing.assert_array_equal(col[:, i * w_out + j], padded[place][..., 0].ravel())
+    col = im2col_conv({**input, 'data': input['data'][:, 0]}, layer, h_out, w_out)
+    assert col.shape == (k * k * input['channel'], h_out * w_out)
+    padded = np.pad(feature_map(input)[..., 0], ((pad, pad), (pad, pad), (0, 0)))
+    for i, j in np.ndindex(h_out, w_out):
+        window = padded[i * stride:i * stride + k, j * stride:j * stride + k]
+        np.testing.assert_array_equal(col[:, i * w_out + j], window.ravel())
 
 
 @every_geometry

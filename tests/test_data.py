@@ -3,6 +3,7 @@
 import hashlib
 import tracemalloc
 
+import helpers
 import numpy as np
 import pytest
 import scipy.io
@@ -20,94 +21,76 @@ def mnist():
 
 def test_images_of_each_digit(mnist):
     """As many as LeCun, Cortes and Burges have; their pixels by a digest."""
-    assert [len(mnist[f'train{digit}']) for digit in range(10)] == [
-        5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert [len(mnist[f'test{digit}']) for digit in range(10)] == [
-        980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    names = [[f'{part}{digit}' for digit in range(10)] for part in ('train', 'test')]
+    assert [[len(mnist[name]) for name in part] for part in names] == [
+        [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949],
+        [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]]
     digest = hashlib.sha256()
-    for name in ('train', 'test'):
-        for digit in range(10):
-            assert mnist[f'{name}{digit}'].dtype == np.uint8
-            digest.update(mnist[f'{name}{digit}'].tobytes())
+    for name in sum(names, []):
+        assert mnist[name].dtype == np.uint8
+        digest.update(mnist[name].tobytes())
     assert digest.hexdigest() == '7c10294c67b639de8f83465d100ca1aeef34d0f422dea714dc17b471eba6dd92'
 
 
-def expected_parts(mnist, fullset, rng):
-    """The three parts, drawn as the handout's code draws them: (uint8 images, one a row; digits)."""
+def check_parts(parts, mnist, fullset, dtype, rng):
+    """The three parts are what the handout's code draws: 60,000 indices are shuffled, then 10,000."""
     train_order, test_order = np.arange(60000), np.arange(10000)
     rng.shuffle(train_order)
     rng.shuffle(test_order)
-    for name, part in (('train', train_order[10000:]), ('train', train_order[:10000]), ('test', test_order)):
-        kept = part[:len(part) // (1 if fullset else 20)]
-        images = [mnist[f'{name}{digit}'] for digit in range(10)]
-        digits = np.concatenate([np.full(len(rows), digit) for digit, rows in enumerate(images)])
-        yield np.concatenate(images)[kept], digits[kept]
-
-
-def check_parts(parts, expected, sizes, dtype):
+    orders = train_order[10000:], train_order[:10000], test_order
     assert isinstance(parts, list) and len(parts) == 6
-    for x, y, (images, digits), size in zip(parts[::2], parts[1::2], expected, sizes):
-        assert (x.shape, y.shape, x.dtype) == ((784, size), (size,), dtype)
+    for x, y, name, order in zip(parts[::2], parts[1::2], ('train', 'train', 'test'), orders):
+        order = order[:len(order) // (1 if fullset else 20)]
+        assert (x.shape, y.shape, x.dtype) == ((784, len(order)), (len(order),), dtype)
         assert np.issubdtype(y.dtype, np.integer)
-        np.testing.assert_array_equal(y, digits)
-        np.testing.assert_array_equal(x[:, ::97], images[::97].T.astype(dtype) / dtype(255))
+        digits = [mnist[f'{name}{digit}'] for digit in range(10)]
+        np.testing.assert_array_equal(y, np.repeat(np.arange(10), [len(rows) for rows in digits])[order])
+        images = np.concatenate(digits)[order[::97]]
+        np.testing.assert_array_equal(x[:, ::97], images.T.astype(dtype) / dtype(255))
 
 
-@pytest.mark.parametrize('arguments, sizes', [((), (50000, 10000, 10000)), ((False,), (2500, 500, 500))])
-def test_the_global_generator_shuffles_60000_indices_then_10000(mnist, arguments, sizes):
+def test_the_full_set(mnist):
+    """The default, in double precision; here in single precision, as other tests take it."""
+    assert load_mnist.__defaults__[:2] == (True, np.float64)
+    check_parts(helpers.mnist(True), mnist, True, np.float32, np.random.RandomState(0))
+
+
+def test_the_global_generator_shuffles(mnist):
     np.random.seed(3)
-    parts, drawn = load_mnist(*arguments), np.random.rand()      # the next draw shows the generator's state
+    parts, drawn = load_mnist(False), np.random.rand()           # the next draw shows the generator's state
     rng = np.random.RandomState(3)
-    check_parts(parts, expected_parts(mnist, not arguments, rng), sizes, np.float64)
+    check_parts(parts, mnist, False, np.float64, rng)
     assert drawn == rng.rand()
 
 
 def test_a_generator_of_ones_own_leaves_the_global_one_alone(mnist, tmp_path, monkeypatch):
-    """The file is found from any directory."""
+    """The file is found from any directory; and the small set is not cut out of the full one, as floats 220 MB."""
     monkeypatch.chdir(tmp_path)
     np.random.seed(4)
-    parts = load_mnist(False, np.float32, np.random.RandomState(3))
-    assert np.random.rand() == np.random.RandomState(4).rand()
-    check_parts(parts, expected_parts(mnist, False, np.random.RandomState(3)), (2500, 500, 500), np.float32)
-
-
-def test_the_small_set_is_not_cut_out_of_the_full_one():
-    """Less than half of the memory that 70,000 images take as floats."""
     tracemalloc.start()
     try:
-        load_mnist(False)
-        peak = tracemalloc.get_traced_memory()[1]
+        parts = load_mnist(False, np.float32, np.random.RandomState(3))
+        assert tracemalloc.get_traced_memory()[1] < 70000 * 784 * 4
     finally:
         tracemalloc.stop()
-    assert peak < 70000 * 784 * 8 / 2
+    assert np.random.rand() == np.random.RandomState(4).rand()
+    check_parts(parts, mnist, False, np.float32, np.random.RandomState(3))
 
 
 # Files that are not MNIST
 
-@pytest.fixture
-def mnist_file(tmp_path, monkeypatch):
-    """Where the data file is looked for: nothing is there yet."""
+@pytest.mark.parametrize('write, error, words', [
+    (lambda file, mnist: None, FileNotFoundError, []),
+    (lambda file, mnist: file.write_bytes(MNIST_FILE.read_bytes()[:MNIST_FILE.stat().st_size // 2]), ValueError,
+     ['damaged', 'expected', 'train0', 'test9']),
+    (lambda file, mnist: scipy.io.savemat(file, {  # the same pixels, but as floats
+        **{name: value for name, value in mnist.items() if not name.startswith('__')}, 'test9': mnist['test9'] / 255}),
+     ValueError, ['expected']),
+], ids=['missing', 'cut off', 'other images'])
+def test_a_wrong_file_is_named(mnist, tmp_path, monkeypatch, write, error, words):
     monkeypatch.setattr(cnn_lenet, 'MNIST_FILE', tmp_path / 'mnist_all.mat')
-    return tmp_path / 'mnist_all.mat'
-
-
-def test_a_missing_file_is_named(mnist_file):
-    with raises('mnist_all.mat', error=FileNotFoundError):
-        load_mnist()
-
-
-def test_a_file_that_is_cut_off_is_named(mnist_file):
-    whole = MNIST_FILE.read_bytes()
-    mnist_file.write_bytes(whole[:len(whole) // 2])
-    with raises('mnist_all.mat', 'train0', 'test9'):
-        load_mnist()
-
-
-def test_a_file_of_other_images_is_named(mnist, mnist_file):
-    """The same pixels, but as floats."""
-    pixels = {name: value for name, value in mnist.items() if not name.startswith('__')}
-    scipy.io.savemat(mnist_file, {**pixels, 'test9': pixels['test9'] / 255})
-    with raises('mnist_all.mat', 'expected'):
+    write(cnn_lenet.MNIST_FILE, mnist)
+    with raises('mnist_all.mat', *words, error=error):
         load_mnist()
 
 

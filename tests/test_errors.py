@@ -50,27 +50,21 @@ IP, IP_PARAM = inner_product(4), random_params((60, 4))
 RULES = [
     # Layers: types and order
     (lambda: init(3, {'type': 'TANH'}), ['layer 3', "'TANH'", *KINDS]),
-    (lambda: init(3, {**pooling(2, 2), 'type': ['POOLING']}), ['layer 3', *KINDS]),
-    (lambda: init(3, {}), ['layer 3', 'type', *KINDS]),
     (lambda: init(3, None), ['layer 3', 'type', *KINDS]),
     (lambda: init(1, conv(2, 3)), ['layer 1', "'CONV'", "'DATA'"]),
     (lambda: init(8, inner_product(3)), ['layer 8', "'IP'", "'LOSS'"]),
     (lambda: init(6, loss(3)), ['layer 6', "'LOSS'"]),
-    (lambda: init(3, data_layer(8, 8, 2, 5)), ['layer 3', "'DATA'"]),
     (lambda: init(0, RELU), ['layers', '0', 'integers', '1']),
-    (lambda: init('9', loss(3)), ['layers', "'9'", 'integers', '1']),
     (lambda: c.init_convnet({}), ['layers', 'a dict', 'integers 1, 2']),
     (lambda: c.init_convnet(None), ['layers', 'None']),
     # Layers: values
     (lambda: init(1, data_layer(0, 10, 1, 5)), ['layer 1', 'height = 0', 'at least 1']),
     (lambda: init(2, conv(2.5, 3)), ['layer 2', 'num = 2.5', 'whole number']),
-    (lambda: init(2, conv('2', 3)), ['layer 2', "num = '2'", 'whole number']),
     (lambda: init(2, conv(2, 3, stride=0)), ['layer 2', 'stride = 0', 'at least 1']),
     (lambda: init(2, conv(2, 3, pad=-1)), ['layer 2', 'pad = -1', 'at least 0']),
     (lambda: init(2, conv(2, 3, group=0)), ['layer 2', 'group = 0', 'at least 1']),
     (lambda: init(3, pooling(0, 1)), ['layer 3', 'k = 0', 'at least 1']),
     (lambda: init(6, inner_product(4, 'normal')), ['layer 6', "'normal'", "'uniform'", "'gaussian'"]),
-    (lambda: init(6, {'type': 'IP', 'num': 4}), ['layer 6', 'init_type', "'uniform'", "'gaussian'"]),
     (lambda: init(8, loss(1)), ['layer 8', 'num = 1', 'at least 2']),
     # Layers: windows and groups
     (lambda: init(2, conv(2, 5, stride=4, pad=1)), ['layer 2', 'CONV', 'k = 5', 'stride = 4', 'tile', '12']),
@@ -83,24 +77,18 @@ RULES = [
     (lambda: train(params=params(1, w=np.zeros((8, 2)))), ["params[1]['w']", 'CONV', '(8, 2)', '(9, 2)']),
     (lambda: train(params=params(1, b=np.zeros(1))), ["params[1]['b']", 'CONV', '(1,)', '(2,)']),
     (lambda: train(params=params(5, w=np.zeros((5, 3)))), ["params[5]['w']", 'IP', '(5, 3)', '(3, 5)']),
-    (lambda: train(params=params(7, b=np.zeros((2, 1)))), ["params[7]['b']", 'LOSS', '(2, 1)', '(2,)']),
     (lambda: train(params={**params(1), 5: None}), ['params[5]', 'IP']),
-    (lambda: train(params={**params(1), 5: np.zeros(3)}), ['params[5]', 'IP']),
     (lambda: train(params={1: params(1)[1]}), ["params[3]['w']", 'CONV']),
     (lambda: train(params=None), ['params', 'None', 'dict']),
     # Data and labels
     (lambda: train(data=np.zeros((101, 5))), ['data', '(101, 5)', '100', 'height 10', 'width 10', 'channel 1']),
-    (lambda: train(data=np.zeros((10, 10, 5))), ['data', '(10, 10, 5)', '100']),
     (lambda: train(data=np.zeros((100, 0)), labels=[]), ['data', 'at least one']),
     (lambda: train(data=np.zeros((100, 6)), labels=[*LABELS, 0]), ['data', '6 columns', "layers[1]['batch_size'] = 5"]),
     (lambda: train(labels=np.zeros(4, int)), ['labels', '(4,)', '(5,)']),
-    (lambda: train(labels=np.zeros((1, 5), int)), ['labels', '(1, 5)', '(5,)']),
     (lambda: train(labels=[0, 1, 2, 3, 0]), ['label 3', 'position 3', '0..2']),
     (lambda: train(labels=[0, -1, 2, 0, 7]), ['label -1', 'position 1', '0..2']),
-    (lambda: train(labels=[0., 1, 1e300, 0, 1]), ['1e+300', 'position 2', '0..2']),
     (lambda: train(labels=[0, 1, 0.5, 0, 1]), ['labels', 'whole numbers']),
     (lambda: train(labels=[0, 1, np.nan, 0, 1]), ['labels', 'whole numbers']),
-    (lambda: train(labels=list('01201')), ['labels', 'whole numbers']),
     (lambda: train(labels=[0, 1, None, 0, 1]), ['labels', 'whole numbers']),
     (lambda: c.mlrloss(np.zeros((5, 2)), np.zeros((4, 5)), [0, 1, 2, 3, 0], 3, 1), ['label 3', 'position 3', '0..2']),
     (lambda: c.mlrloss(np.zeros((5, 3)), np.zeros((4, 5)), LABELS, 3, 1), ['wb', '(5, 3)', '(4, 5)', 'K = 3']),
@@ -108,7 +96,6 @@ RULES = [
     (lambda: c.predict(*network_and_batch('lenet in small')[:3], threads=0), ['threads', '0', 'at least 1']),
     # The fifth argument of an older driver's conv_net
     (lambda: c.conv_net(*network_and_batch('lenet in small'), True), ['threads', 'True', 'whole number']),
-    (lambda: c.conv_net(*network_and_batch('lenet in small'), False), ['threads', 'False', 'whole number']),
     # Layer functions called directly: what would otherwise give a wrong result in silence
     (lambda: c.conv_layer_forward(INPUT, conv(4, 2, stride=3), random_params((8, 4))), ['k = 2', 'stride = 3', '6']),
     (lambda: c.conv_layer_forward(INPUT, conv(4, 2, group=4), CONV_PARAM), ['group = 4', 'channel = 2']),
@@ -162,17 +149,9 @@ def test_a_gradient_of_one_column_is_not_stretched_over_the_batch(forward, backw
         backward({**output, 'diff': output['diff'][:, :1]}, INPUT, *rest)
 
 
-@pytest.mark.parametrize('call, key', [
-    (lambda: c.pooling_layer_forward(INPUT, {'type': 'POOLING', 'k': 2, 'pad': 0}), 'stride'),
-    (lambda: c.conv_layer_forward({'data': INPUT['data']}, CONV, CONV_PARAM), 'height'),
-    (lambda: c.conv_layer_forward(INPUT, CONV, {'w': CONV_PARAM['w']}), 'b'),
-    (lambda: c.inner_product_forward(INPUT, IP, {'b': IP_PARAM['b']}), 'w'),
-    (lambda: c.relu_backward({'data': INPUT['data']}, INPUT, RELU), 'diff'),
-])
-def test_a_missing_key_in_a_layer_function_is_pythons_own_error(call, key):
-    with pytest.raises(KeyError) as error:
-        call()
-    assert error.value.args == (key,)
+def test_a_missing_key_in_a_layer_function_is_pythons_own_error():
+    with pytest.raises(KeyError, match='^\'diff\'$'):
+        c.relu_backward({'data': INPUT['data']}, INPUT, RELU)
 
 
 # What a layer function returns is checked where the network calls it: students write six of them.

