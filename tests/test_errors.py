@@ -6,20 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import (
-    RELU,
-    conv,
-    data_layer,
-    inner_product,
-    loss,
-    network,
-    network_and_batch,
-    pooling,
-    raises,
-    random_params,
-    structure,
-    with_diff,
-)
+from helpers import conv, loss, network, network_and_batch, pooling, raises, random_params, structure, with_diff
 
 import cnn_lenet as c
 
@@ -45,26 +32,26 @@ KINDS = ['DATA', 'CONV', 'POOLING', 'IP', 'RELU', 'LOSS']
 LABELS = [0, 1, 2, 0, 1]
 INPUT = structure(6, 5, 2, 3)
 CONV, CONV_PARAM = conv(4, 2, group=2), random_params((4, 4))
-IP, IP_PARAM = inner_product(4), random_params((60, 4))
+IP, IP_PARAM = {'type': 'IP', 'num': 4}, random_params((60, 4))
 
 RULES = [
     # Layers: types and order
     (lambda: init(3, {'type': 'TANH'}), ['layer 3', "'TANH'", *KINDS]),
     (lambda: init(3, None), ['layer 3', 'type', *KINDS]),
     (lambda: init(1, conv(2, 3)), ['layer 1', "'CONV'", "'DATA'"]),
-    (lambda: init(8, inner_product(3)), ['layer 8', "'IP'", "'LOSS'"]),
+    (lambda: init(8, IP), ['layer 8', "'IP'", "'LOSS'"]),
     (lambda: init(6, loss(3)), ['layer 6', "'LOSS'"]),
-    (lambda: init(0, RELU), ['layers', '0', 'integers', '1']),
+    (lambda: init(0, loss(3)), ['layers', '0', 'integers', '1']),
     (lambda: c.init_convnet({}), ['layers', 'a dict', 'integers 1, 2']),
     (lambda: c.init_convnet(None), ['layers', 'None']),
     # Layers: values
-    (lambda: init(1, data_layer(0, 10, 1, 5)), ['layer 1', 'height = 0', 'at least 1']),
+    (lambda: init(1, {**network('lenet in small')[1], 'height': 0}), ['layer 1', 'height = 0', 'at least 1']),
     (lambda: init(2, conv(2.5, 3)), ['layer 2', 'num = 2.5', 'whole number']),
     (lambda: init(2, conv(2, 3, stride=0)), ['layer 2', 'stride = 0', 'at least 1']),
     (lambda: init(2, conv(2, 3, pad=-1)), ['layer 2', 'pad = -1', 'at least 0']),
     (lambda: init(2, conv(2, 3, group=0)), ['layer 2', 'group = 0', 'at least 1']),
     (lambda: init(3, pooling(0, 1)), ['layer 3', 'k = 0', 'at least 1']),
-    (lambda: init(6, inner_product(4, 'normal')), ['layer 6', "'normal'", "'uniform'", "'gaussian'"]),
+    (lambda: init(6, {**IP, 'init_type': 'normal'}), ['layer 6', "'normal'", "'uniform'", "'gaussian'"]),
     (lambda: init(8, loss(1)), ['layer 8', 'num = 1', 'at least 2']),
     # Layers: windows and groups
     (lambda: init(2, conv(2, 5, stride=4, pad=1)), ['layer 2', 'CONV', 'k = 5', 'stride = 4', 'tile', '12']),
@@ -140,7 +127,7 @@ def test_every_function_of_a_network_checks_its_arguments(call):
 @pytest.mark.parametrize('forward, backward, rest', [
     (c.conv_layer_forward, c.conv_layer_backward, (CONV, CONV_PARAM)),
     (c.pooling_layer_forward, c.pooling_layer_backward, (pooling(2, 1),)),
-    (c.relu_forward, c.relu_backward, (RELU,)),
+    (c.relu_forward, c.relu_backward, ()),
     (c.inner_product_forward, c.inner_product_backward, (IP, IP_PARAM)),
 ])
 def test_a_gradient_of_one_column_is_not_stretched_over_the_batch(forward, backward, rest):
@@ -151,7 +138,7 @@ def test_a_gradient_of_one_column_is_not_stretched_over_the_batch(forward, backw
 
 def test_a_missing_key_in_a_layer_function_is_pythons_own_error():
     with pytest.raises(KeyError, match='^\'diff\'$'):
-        c.relu_backward({'data': INPUT['data']}, INPUT, RELU)
+        c.relu_backward({'data': INPUT['data']}, INPUT)
 
 
 # What a layer function returns is checked where the network calls it: students write six of them.

@@ -4,19 +4,7 @@ import copy
 
 import numpy as np
 import pytest
-from helpers import (
-    NETWORKS,
-    RELU,
-    assert_same,
-    conv,
-    data_layer,
-    loss,
-    mnist,
-    network_and_batch,
-    pooling,
-    structure,
-    with_diff,
-)
+from helpers import NETWORKS, assert_same, conv, data_layer, mnist, network_and_batch, pooling, structure, with_diff
 
 import cnn_lenet
 from cnn_lenet import check_gradients, finite_difference, relu_forward
@@ -31,7 +19,7 @@ def test_of_relu_it_is_the_handouts(shape, h, dtype):
     """diff * (max(0, x + h) - max(0, x)) / h, element by element (eq. 14), computed in double precision."""
     input = structure(*shape, dtype=dtype)
     input['data'].flat[::3] = -h / 2                             # where x and x + h lie on the two sides of the kink
-    x, output = input['data'].astype(np.float64), with_diff(relu_forward(input, RELU))
+    x, output = input['data'].astype(np.float64), with_diff(relu_forward(input))
     expected = output['diff'] * (np.maximum(x + h, 0) - np.maximum(x, 0)) / h
     np.testing.assert_allclose(finite_difference(output, input, h), expected, rtol=1e-6, atol=1e-12)
 
@@ -94,7 +82,8 @@ def test_zeros_do_not_pass(monkeypatch):
 def conv_relu_pool(n=4):
     """The usual order of today, on MNIST: most of an image is blank, and biases begin at 0, so that what a ReLU gets
     there is exactly 0."""
-    layers = {1: data_layer(28, 28, 1, n), 2: conv(3, 5), 3: RELU, 4: pooling(2, 2), 5: loss(10)}
+    layers = {1: data_layer(28, 28, 1, n), 2: conv(3, 5), 3: {'type': 'RELU'}, 4: pooling(2, 2),
+              5: {'type': 'LOSS', 'num': 10}}
     images, labels = mnist(False)[:2]
     return cnn_lenet.init_convnet(layers, rng=np.random.RandomState(0)), layers, images[:, :n], labels[:n]
 

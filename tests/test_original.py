@@ -55,7 +55,7 @@ def original_driver(max_iter):
 
 
 def test_the_original_driver_runs_and_learns():
-    *displays, test = original_driver(15)
+    *displays, test = original_driver(10)
     costs = [float(re.fullmatch(r'cost = (\d\.\d{6}) training_percent = [01]\.\d{6}', line)[1]) for line in displays]
     assert costs[0] == pytest.approx(np.log(10), abs=0.1) and np.mean(costs[-5:]) < np.mean(costs[:5]) - 0.005
     assert 0.15 < float(re.fullmatch(r'\ntest accuracy: ([01]\.\d{6})\n', test)[1]) <= 1
