@@ -131,8 +131,8 @@ def _shapes(layers):
 def _layer_shapes(layer, h, w, c):
     """Output shape and w shape of a layer whose input is (h, w, c)."""
     if layer['type'] == 'CONV':
-        rows, num = layer['k'] ** 2 * c // len(_groups(layer.get('group', 1), c, layer['num'])), layer['num']
-        return (*_output_size(h, w, layer), num), (rows, num)
+        groups = _groups(layer.get('group', 1), c, layer['num'])
+        return (*_output_size(h, w, layer), layer['num']), (layer['k'] ** 2 * c // len(groups), layer['num'])
     if layer['type'] == 'POOLING':
         return (*_output_size(h, w, layer), c), (0,)
     if layer['type'] == 'RELU':
@@ -292,7 +292,7 @@ def _padded(x, pad):
     return np.pad(x, [(pad, pad), (pad, pad)] + [(0, 0)] * (x.ndim - 2)) if pad else x
 
 
-@functools.cache
+@functools.cache                                       # checked once, not in every call
 def _groups(group, c, num):
     """(channels, filters) of each group, as slices: group g's filters see only group g's channels."""
     _check_count('group', group, 1)
@@ -303,7 +303,7 @@ def _groups(group, c, num):
 
 
 def _side_by_side(arrays, axis):
-    """One array of those of all groups, as it is if there is one group."""
+    """What all groups give, in one array."""
     return np.concatenate(arrays, axis) if len(arrays) > 1 else arrays[0]
 
 
@@ -371,8 +371,8 @@ def pooling_layer_backward(output, input, layer):
     diff = _diff(output, h_out * w_out * c, n).reshape(h_out, w_out, c, n)
     maxima = output['data'] if 'data' in output else pooling_layer_forward(input, layer)['data']
     maxima = np.reshape(maxima, diff.shape)
-    tiled = layer['stride'] == layer['k']              # every element is in one window, so there is nothing to add up:
-    od = (np.empty if tiled else np.zeros)(x.shape, diff.dtype)                  # 4 % of an iteration
+    tiled = layer['stride'] == layer['k']              # every element is in one window: nothing is to be added up
+    od = (np.empty if tiled else np.zeros)(x.shape, diff.dtype)                  # 3 % of an iteration
     waiting = np.ones(diff.shape, bool)                # windows whose largest element has not been met yet
     for position in _positions(layer, h_out, w_out):
         chosen = x[position] == maxima
@@ -614,7 +614,7 @@ def _forward_backward(params, layers, shapes, data, labels, n):
         options = {'need_input_od': i > lowest} if layers[i]['type'] == 'CONV' else {}
         param = [params[i - 1]] if i - 1 in params else []
         od = function({**outputs[i], 'diff': od}, outputs[i - 1], layers[i], *param, **options)
-        if param:
+        if param:                                      # then it has returned param_grad, too
             grads[i - 1], od = _check_gradients(i, function, od, *param)
         if i > lowest:
             _check_array(i, function, 'input_od', od, outputs[i - 1]['data'].shape)
@@ -770,7 +770,7 @@ def _check_layers(layers):
             _check_count(f'layer {i} ({kind}) has {key}', layer[key], least)
 
 
-@functools.cache                                       # a geometry is checked once, not in every call
+@functools.cache                                       # checked once, not in every call
 def _checked_output_size(h, w, k, stride, pad, is_pooling):
     """What `_output_size` returns. Windows tile the padded image; integer division would hide a remainder."""
     if is_pooling and pad:
@@ -851,9 +851,10 @@ def _check_gradients(i, function, result, param):
         raise _wrong_return(i, function, 'input_od, param_grad', 'param_grad, input_od: the two results are swapped')
     if are_dicts != [True, False]:
         raise _wrong_return(i, function, _brief(result), 'param_grad, a dict with w and b, and input_od, an array')
+    grad, od = result
     for key in 'wb':
-        _check_array(i, function, f'param_grad[{key!r}]', result[0].get(key), param[key].shape)
-    return result
+        _check_array(i, function, f'param_grad[{key!r}]', grad.get(key), param[key].shape)
+    return {'w': grad['w'], 'b': grad['b']}, od        # a dict of ours: the function may use its own again
 
 
 def _check_array(i, function, name, value, shape):

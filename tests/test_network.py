@@ -167,6 +167,19 @@ def test_the_number_of_threads_changes_nothing(threads):
     assert_same(conv_net(params, layers, data, labels, threads), conv_net(params, layers, data, labels))
 
 
+def test_a_layer_function_may_return_the_same_dict_again(monkeypatch):
+    case, right, shared = network_and_batch('lenet in small', 70), cnn_lenet.inner_product_backward, {}
+    expected = conv_net(*case)
+
+    def sharing(*args):
+        param_grad, input_od = right(*args)
+        shared.update(param_grad)
+        return shared, input_od
+
+    monkeypatch.setattr(cnn_lenet, 'inner_product_backward', sharing)
+    assert_same(conv_net(*case, threads=1), expected)
+
+
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are not forked here')
 @pytest.mark.filterwarnings('ignore:This process .* is multi-threaded')
 def test_a_forked_child_has_threads_of_its_own(tmp_path):
