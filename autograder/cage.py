@@ -18,12 +18,20 @@ import numpy as np
 import sandbox
 
 HERE = Path(__file__).resolve().parent
-MAX_HEADER = {'worker': 2 ** 13, 'archive': 2 ** 21}     # bytes of an answer's JSON, by job
-MAX_TEXT = 300                   # characters of a text in it
+MAX_HEADER = 2 ** 13             # bytes of an answer's JSON
+MAX_TEXT = 400                   # characters of a text in it
 MAX_ANSWER = 64 * 2 ** 20        # bytes of an answer
 TYPES = {'<f8', '<f4'}           # of the arrays in an answer
 WARNING = 0.1                    # seconds before a deadline at which the process says where it is
 CLOSING = 1.5                    # seconds that may pass beyond all deadlines until a cage has been emptied
+MODULES = ('archive', 'worker')  # run in the cage
+MAX_KILLS = 100
+KILL = """
+import os, sys
+user = int(sys.argv[1])
+os.setgroups([]), os.setgid(user), os.setuid(user), os.kill(-1, 9)
+"""
+REMOVE = 'ipcrm -a; find /tmp /var/tmp /dev/shm -maxdepth 1 -user $0 -exec chmod -R u+rwX {} + -exec rm -rf {} +'
 stopped = threading.Event()      # once it is set, `ask` raises Broken in every thread
 QUIET = {'stdin': subprocess.DEVNULL, 'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
 
@@ -37,37 +45,35 @@ class Broken(Exception):
 
 
 class Cage:
-    """A process that is shut in and does one job, in a folder that is all it can write.
+    """A process that is shut in and runs worker.py, in a folder that is all it can write.
 
-    job       'worker' or 'archive': the file that is run
-    files     dict, name -> bytes, put into the folder
     deadline  by time.monotonic(), for the start alone; each `ask` has its own
     memory    limit in megabytes for each process, `seconds` the limit of its processor time
     Raises Failure if it does not start in time, Broken if it cannot be started. The thread that starts a cage has to
-    outlive it: bubblewrap ends with it.
+    outlive it: the process ends with it.
     """
 
-    def __init__(self, job, files, deadline, memory, seconds):
+    def __init__(self, deadline, memory, seconds):
         tier = sandbox.tier()
-        self.keeper = tier.name == sandbox.ANOTHER_USER
-        self.limit, self.received, self.process, self.folder = MAX_HEADER[job], bytearray(), None, None
+        self.received, self.process, self.folder, self.user = bytearray(), None, None, 0
         self.socket, inside = socket.socketpair()
         try:
             if tier.name != sandbox.BUBBLEWRAP:        # where the folder is in memory
                 self.folder = tempfile.mkdtemp(prefix='hw7-')
                 os.chmod(self.folder, 0o711)
                 os.mkdir(f'{self.folder}/hw7')         # the submission's: it cannot put a link in the place of ours
-            confine, source = [(HERE / name).read_text(encoding='utf-8') for name in ('confine.py', f'{job}.py')]
+            confine, *sources = [(HERE / f'{name}.py').read_text(encoding='utf-8') for name in ('confine', *MODULES)]
             self.process = subprocess.Popen(
                 [*tier.wrapper, sandbox.PYTHON, '-B', '-I', '-c', confine, str(inside.fileno()), str(memory),
                  str(seconds)],
                 cwd=f'{self.folder}/hw7' if self.folder else '/', pass_fds=[inside.fileno()], start_new_session=True,
                 env=environment(), **QUIET)
             inside.close()
-            started, _ = self.ask({'job': source, 'names': list(files), 'path': sandbox.user_packages(),
-                                   'user': tier.user and tier.user + self.process.pid % sandbox.USERS,
-                                   'keeper': self.keeper, 'processes': tier.name != sandbox.LIMITS_ONLY},
-                                  deadline, list(files.values()))
+            user = tier.user and tier.user + self.process.pid % sandbox.USERS
+            if tier.name == sandbox.ANOTHER_USER:
+                self.user = user
+            started, _ = self.ask({'modules': dict(zip(MODULES, sources)), 'path': sandbox.user_packages(),
+                                   'user': user, 'processes': tier.name != sandbox.LIMITS_ONLY}, deadline)
             if 'broken' in started:
                 raise Broken(started['broken'])
         except BaseException as error:
@@ -94,7 +100,7 @@ class Cage:
                 self.read(deadline)
             del self.received[:self.received.index(token) + len(token)]
             length = int.from_bytes(self.take(8, deadline), 'big')
-            if length > self.limit:
+            if length > MAX_HEADER:
                 raise Failure('the answer is too large')
             answer = json.loads(self.take(length, deadline))
             if sum(map(abs, answer['sizes'])) > MAX_ANSWER:
@@ -140,23 +146,40 @@ class Cage:
     def close(self, deadline):
         """End every process in the cage and remove its folder.
 
-        Raises Failure if that has not happened shortly after the deadline; the keeper then goes on by itself.
+        Raises Failure if that has not happened shortly after the deadline.
         """
-        self.socket.close()                            # for the keeper, a sign to end all that its user has started
-        try:
-            if self.process:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.process.wait(0.2)             # a worker that waits for a request ends by itself
-                if not self.keeper:
-                    with contextlib.suppress(OSError):
-                        os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait(max(deadline - time.monotonic(), 0) + CLOSING)
-        except subprocess.TimeoutExpired:
-            raise Failure('its processes could not be ended in time') from None
+        self.socket.close()
+        if self.process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.2)                 # a worker that waits for a request ends by itself
+            with contextlib.suppress(OSError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        if self.user:
+            remove_all_of(self.user)
         if self.folder:                                # neither of the two commands follows a link
             subprocess.run(['find', self.folder, '-type', 'd', '!', '-perm', '-700',
                             '-execdir', 'chmod', '700', '{}', ';'], **QUIET)
             subprocess.run(['rm', '-rf', self.folder], **QUIET)
+        try:
+            if self.process:
+                self.process.wait(max(deadline - time.monotonic(), 0) + CLOSING)
+        except subprocess.TimeoutExpired:
+            raise Failure('its processes could not be ended in time') from None
+
+
+def remove_all_of(user):
+    """End the processes of a user that nobody else is, and remove what they have left in the folders that are open to
+    everyone.
+
+    A kill of everything, sent by that user, reaches all of them at once; none of them can fork meanwhile. One of them
+    may be quicker and stop or kill the sender: then once more.
+    """
+    for _ in range(MAX_KILLS):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            sender = subprocess.run([sandbox.PYTHON, '-I', '-S', '-c', KILL, str(user)], timeout=CLOSING, **QUIET)
+            if sender.returncode >= 0:                 # it was not killed: either all are, or there was nobody
+                break
+    subprocess.run(['sh', '-c', REMOVE, str(user)], cwd='/', user=user, group=user, extra_groups=[], **QUIET)
 
 
 def environment():
@@ -169,7 +192,7 @@ def environment():
 
 
 def ending(code):
-    """How the process ended; bubblewrap and the keeper have 128 + N for signal N."""
+    """How the process ended; bubblewrap has 128 + N for signal N."""
     if code < 0 or code > 128:
         return f'the process was ended by signal {-code if code < 0 else code - 128}'
     return f'the process ended itself (exit status {code})'

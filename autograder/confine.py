@@ -1,4 +1,4 @@
-"""The child's half of the cage: limits, files, then the job. Where bubblewrap runs, it has shut the process in already.
+"""The child's half of the cage: limits, then the job. Where bubblewrap runs, it has shut the process in already.
 
 cage.py starts it as `python -I -c SOURCE SOCKET MEMORY SECONDS`, in the folder that is the submission's.
 """
@@ -9,11 +9,10 @@ import faulthandler
 import json
 import os
 import resource
-import select
 import signal
 import struct
-import subprocess
 import sys
+import types
 
 # The job's loop uses these after the submission may have replaced them in their modules.
 loads, dumps, read, write, leave = json.loads, json.dumps, os.read, os.write, os._exit
@@ -21,7 +20,7 @@ set_timer, ALARM = signal.setitimer, signal.ITIMER_REAL
 
 MAX_PROCESSES = 64               # and threads
 MAX_FILE = 2 ** 27               # bytes of a file that a submission writes
-NO_NEW_PRIVS, SECCOMP, SUBREAPER = 38, 22, 36
+NO_NEW_PRIVS, SECCOMP, DEATH = 38, 22, 1
 # The number of the architecture; the first and the last of add_key, request_key and keyctl.
 KEY_CALLS = {'x86_64': (0xC000003E, 248, 250), 'aarch64': (0xC00000B7, 217, 219)}
 
@@ -29,18 +28,17 @@ KEY_CALLS = {'x86_64': (0xC000003E, 248, 250), 'aarch64': (0xC00000B7, 217, 219)
 def main():
     socket, memory, seconds = map(int, sys.argv[1:])
     faulthandler.register(signal.SIGALRM, file=socket, all_threads=False)      # an answer that is late says where it is
-    setup, blobs = receive(socket)
+    setup, _ = receive(socket)
     try:
         with contextlib.suppress(OSError), open('/proc/self/oom_score_adj', 'w') as file:
             file.write('1000')                         # if the machine's memory runs out, this ends first
         if sys.platform == 'linux':
             forbid_keys()
         if setup['user']:
-            os.chown('.', setup['user'], setup['user'])
-            if setup['keeper']:
-                keep_others(setup['user'], socket)
             become(setup['user'])
-        job = prepare(setup, blobs)
+        if sys.platform == 'linux':
+            set_process(DEATH, signal.SIGKILL)         # it ends with the grader, as far as it does not prevent that
+        job = prepare(setup)
         limits = {'CPU': seconds, 'AS': memory * 2 ** 20, 'FSIZE': MAX_FILE, 'NOFILE': 256, 'CORE': 0,
                   'NPROC': MAX_PROCESSES if setup['processes'] else 0}
         for name, limit in limits.items():
@@ -50,23 +48,26 @@ def main():
         send(socket, setup['token'], {'broken': f'{type(error).__name__}: {error}'})
         raise
     send(socket, setup['token'], {})
-    del setup, blobs
+    del setup
     job(lambda: receive(socket), lambda token, answer, blobs=(): send(socket, token, answer, blobs))
 
 
-def prepare(setup, blobs):
-    """Put the files into the folder, import what the job needs. Returns its function."""
-    for name, content in zip(setup['names'], blobs):
-        with contextlib.suppress(OSError, ValueError):         # a helper's name that this file system does not take
-            os.makedirs(os.path.dirname(name) or '.', exist_ok=True)
-            with open(name, 'wb') as file:
-                file.write(content)
+def become(user):
+    os.chown('.', user, user)
+    os.setgroups([])
+    os.setgid(user)
+    os.setuid(user)
+
+
+def prepare(setup):
+    """Import the job's modules, whose names are then free for the submission's. Returns the function of the last."""
     os.environ.update(HOME=os.getcwd(), TMPDIR=os.getcwd())
     sys.argv = ['cnn_lenet.py']
     sys.path += setup['path']
-    namespace = {'__name__': 'job'}
-    exec(compile(setup['job'], '<job>', 'exec'), namespace)
-    return namespace['main']
+    for name, source in setup['modules'].items():
+        sys.modules[name] = types.ModuleType(name)
+        exec(compile(source, f'<{name}>', 'exec'), vars(sys.modules[name]))
+    return [sys.modules.pop(name) for name in setup['modules']][-1].main
 
 
 def forbid_keys():
@@ -89,63 +90,6 @@ def forbid_keys():
 def set_process(option, value, pointer=None):
     """Linux's prctl."""
     ctypes.CDLL(None).prctl(option, ctypes.c_long(value), pointer, None, None)
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Another user
-# ---------------------------------------------------------------------------------------------------------------
-
-
-def become(user):
-    os.setgroups([])
-    os.setgid(user)
-    os.setuid(user)
-
-
-def keep_others(user, socket):
-    """Go on in a child. This process stays root until that has ended or the grader has gone, then ends all that the
-    user has started and removes what it has left in the folders that are open to everyone."""
-    if sys.platform == 'linux':
-        set_process(SUBREAPER, 1)                      # those whose parents have ended become ours
-    child = os.fork()
-    if not child:
-        return
-    set_timer(ALARM, 0)
-    grader, ended, status = select.poll(), 0, 0
-    grader.register(socket, 0)                         # that it is closed is always reported
-    while not ended and not grader.poll(20):
-        ended, status = os.waitpid(child, os.WNOHANG)
-    end_all_of(user)
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            ended, code = os.wait()
-            status = code if ended == child else status
-    remove = 'ipcrm -a; find /tmp /var/tmp /dev/shm -maxdepth 1 -user $0 -exec chmod -R u+rwX {} + -exec rm -rf {} +'
-    subprocess.run(['sh', '-c', remove, str(user)], cwd='/', user=user, group=user, extra_groups=[])
-    subprocess.run(['rm', '-rf', os.path.dirname(os.getcwd())], cwd='/')
-    code = os.waitstatus_to_exitcode(status)
-    leave(code if code >= 0 else 128 - code)           # as bubblewrap says it: 128 + N for signal N
-
-
-def end_all_of(user):
-    """A kill of everything, sent by that user, reaches all of its processes at once; none of them can fork meanwhile.
-
-    One of them may be quicker and stop or kill the sender: then once more.
-    """
-    for _ in range(1000):
-        sender = os.fork()
-        if not sender:
-            try:
-                become(user)
-                os.kill(-1, signal.SIGKILL)
-            finally:
-                leave(0 if os.getuid() == user else 1)
-        _, status = os.waitpid(sender, os.WUNTRACED)
-        if status == 0:
-            return
-        if os.WIFSTOPPED(status):
-            os.kill(sender, signal.SIGKILL)
-            os.waitpid(sender, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The job of grading, in the cage: import a submission, call its functions, send back what they return.
+"""The job of grading, in the cage: unpack a submission, import it, call its functions, send back what they return.
 
 confine.py runs `main` once the process is shut in. The submission runs in this process and may do to it what it likes.
 All that is gained by it is a wrong answer: expected values stay in the grader. Arrays travel as their bytes; nothing is
@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 
+import archive
 import numpy as np
 
 # What the loop below uses is bound here, before the submission can replace it in the modules.
@@ -20,30 +21,41 @@ converted, element_of = np.ndarray.astype, np.ndarray.item
 kind_of, size_of, code_of = np.dtype.kind.__get__, np.dtype.itemsize.__get__, np.dtype.str.__get__
 numbers = (np.integer, np.floating, np.bool_)
 extract_tb = traceback.extract_tb
+MAX_TEXT = 200                   # characters of an exception's text
 
 
 def main(receive, send):
-    """Import the submission, then call a function of it for each request.
+    """Unpack the submission, import it, then call a function of it for each request.
 
     An answer's `printed` says whether the submission has printed something by then.
     """
+    request, (mnist, *contents) = receive()
+    try:
+        send(request['token'], {'source': archive.unpack(dict(zip(request['names'], contents)), mnist)})
+    except archive.Refused as error:
+        send(request['token'], {'refused': str(error)})
+    request, _ = receive()
     sys.path.insert(0, os.getcwd())
     path = os.path.join(os.getcwd(), 'cnn_lenet.py')
     output = sys.stdout = sys.__stdout__ = Output(open(os.devnull, 'wb'), write_through=True)
-    request, _ = receive()
-    try:
-        # By its path: a folder cnn_lenet beside it would come first.
-        spec = importlib.util.spec_from_file_location('cnn_lenet', path)
-        module = sys.modules['cnn_lenet'] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    except BaseException as error:                     # a submission may call sys.exit()
-        send(request['token'], {**describe(error, path), 'printed': output.printed})
-        return
-    send(request['token'], {'printed': output.printed})
+    # By its path: a folder cnn_lenet beside it would come first.
+    spec = importlib.util.spec_from_file_location('cnn_lenet', path)
+    module = sys.modules['cnn_lenet'] = importlib.util.module_from_spec(spec)
+    send(request['token'], {**run(spec.loader, module, request['functions'], path), 'printed': output.printed})
     while True:
         request, blobs = receive()
         header, arrays = answer(request, blobs, vars(module), path)
         send(request['token'], {**header, 'printed': output.printed}, arrays)
+
+
+def run(loader, module, functions, path):
+    """Import a module. Its end may be early (input(), sys.exit()) if all of the functions are there by then."""
+    try:
+        loader.exec_module(module)
+        return {}
+    except BaseException as error:
+        early = all(name in vars(module) for name in functions)
+        return {'warning' if early else 'error': describe(error, path)}
 
 
 class Output(io.TextIOWrapper):
@@ -61,13 +73,13 @@ def answer(request, blobs, functions, path):
     arrays = []
     try:
         if request['function'] not in functions:
-            return {'error': f"there is no function {request['function']}", 'line': None}, []
+            return {'error': f"there is no function {request['function']}"}, []
         arguments, untouched = unpack(request['arguments'], blobs), unpack(request['arguments'], blobs)
         result = functions[request['function']](*arguments)
         packed = pack(result, request['form'], arrays)
         return {'result': packed, 'changed': first_change(arguments, untouched)}, arrays
     except BaseException as error:
-        return describe(error, path), []
+        return {'error': describe(error, path)}, []
 
 
 def unpack(tree, blobs):
@@ -138,11 +150,17 @@ def first_change(found, sent):
 
 
 def describe(error, path):
-    """The last line of a traceback, and the line of the submission where it was."""
+    """The last line of a traceback, with the line of the submission where it was."""
     try:
-        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == path]
+        text, line, code = f'{type(error).__name__}: {error}', None, None
+        for frame in extract_tb(error.__traceback__):
+            if frame.filename == path:
+                line, code = frame.lineno, frame.line
         if isinstance(error, SyntaxError) and error.filename == path:
-            lines = [error.lineno]
-        return {'error': f'{type(error).__name__}: {error}'[:300], 'line': lines[-1] if lines else None}
+            text, line, code = f'{type(error).__name__}: {error.msg}', error.lineno, error.text
+        if text.startswith('BdbQuit'):
+            text = 'a debugger was left in (pdb or breakpoint())'
+        code = f': {code.strip()[:80]}' if code and code.strip() else ''
+        return text[:MAX_TEXT] + (f' (line {line} of cnn_lenet.py{code})' if line else '')
     except BaseException:
-        return {'error': 'an exception that cannot be shown', 'line': None}
+        return 'an exception that cannot be shown'

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import linecache
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ ROOT = Path(cnn_lenet.__file__).resolve().parent
 AUTOGRADER = ROOT / 'autograder'
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(AUTOGRADER)
+    import archive  # noqa: F401
     import cage  # noqa: F401
     import grade
     import submissions
@@ -180,11 +182,13 @@ class Uncaged:
     """In place of a cage: the worker's functions in this process, called with what would have reached it."""
 
     def __init__(self, source):
-        self.functions = {'__name__': 'cnn_lenet', '__file__': 'cnn_lenet.py'}
-        exec(compile(source, 'cnn_lenet.py', 'exec'), self.functions)
+        self.path = f'{id(self)}/cnn_lenet.py'
+        self.functions = {'__name__': 'cnn_lenet', '__file__': self.path}
+        linecache.cache[self.path] = len(source), None, source.splitlines(), self.path
+        exec(compile(source, self.path, 'exec'), self.functions)
 
     def ask(self, request, deadline, blobs=()):
-        answer, arrays = worker.answer(json.loads(json.dumps(request)), blobs, self.functions, 'cnn_lenet.py')
+        answer, arrays = worker.answer(json.loads(json.dumps(request)), blobs, self.functions, self.path)
         return json.loads(json.dumps(answer)), arrays
 
     def close(self, deadline):
@@ -192,8 +196,11 @@ class Uncaged:
 
 
 class UncagedSubmission(submissions.Submission):
+    def __init__(self, source):
+        self.text, self.cage, self.printed = source, None, False
+
     def begin(self, deadline):
-        self.cage = self.cage or Uncaged(self.files['cnn_lenet.py'])
+        self.cage = self.cage or Uncaged(self.text)
 
 
 make_cases = grade.make_cases
@@ -207,7 +214,7 @@ def cases_of(question, seed):
 
 def graded_here(source, seed=0):
     """Grade a source in this process, for what is about its answers alone. Returns (scores, feedback)."""
-    submission = UncagedSubmission({'cnn_lenet.py': source.encode()}, None)
+    submission = UncagedSubmission(source)
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter('ignore')
         patch.setattr(grade, 'make_cases', lambda question, rng: cases_of(question, seed))
