@@ -2,14 +2,17 @@
 
 import concurrent.futures
 import shutil
+import time
 
 import numpy as np
 import pytest
 from grading import (
+    LONG,
     LOOPS,
     POINTS,
     ROOT,
     Grader,
+    cage,
     changed,
     grade,
     graded_here,
@@ -17,6 +20,7 @@ from grading import (
     open_folder,
     relu,
     scores,
+    submissions,
     with_function,
     without,
 )
@@ -111,14 +115,14 @@ def sized(height, width, channel):
 
 # Wrong in every case: (question, source).
 WRONG = {
-    'the mean of a window': ('Q1', changed(', ch].max()', ', ch].mean()')),
-    'a window begins with 0': ('Q1', changed(', ch].max()', ', ch].max(initial=0)')),
-    'channels mixed up': ('Q1', changed(', ch].max()', '].max()')),
+    'the mean of a window': ('Q1', changed('.max(axis=', '.mean(axis=')),
+    'a window begins with 0': ('Q1', changed('.max(axis=(0, 1))', '.max(axis=(0, 1), initial=0)')),
+    'channels mixed up': ('Q1', changed('.max(axis=(0, 1))', '.max()')),
     'another order of the axes': ('Q1', changed('= pooled.flatten()', '= pooled.transpose(2, 0, 1).flatten()')),
-    'gradient to the smallest': ('Q4', changed('window.argmax()', 'window.argmin()')),
+    'gradient to the smallest': ('Q4', changed(').argmax(', ').argmin(')),
     'gradient to the whole window': ('Q4', changed(
-        'od[i * stride + a, j * stride + b, ch] += diff[i, j, ch]',
-        'od[i * stride:i * stride + k, j * stride:j * stride + k, ch] += diff[i, j, ch]')),
+        'od[i * stride + place // k, j * stride + place % k, np.arange(c)]',
+        'od[i * stride:i * stride + k, j * stride:j * stride + k]')),
     'leaky ReLU': ('Q2', changed("np.maximum(input['data'], 0)", "np.maximum(input['data'], 0.01 * input['data'])")),
     'the absolute value': ('Q2', changed("np.maximum(input['data'], 0)", "abs(input['data'])")),
     'ReLU of the gradient': ('Q5', changed("(input['data'] > 0)", "(output['diff'] > 0)")),
@@ -151,11 +155,11 @@ def inner_product_forward(*a, plain=inner_product_forward):
 # Right for some sizes: (question, points, source), the same points whatever the seed is.
 PARTLY = {
     'windows of 2 x 2 built in': ('Q1', 12, changed(
-        'image[i * stride:i * stride + k, j * stride:j * stride + k, ch].max()',
-        'image[i * stride:i * stride + 2, j * stride:j * stride + 2, ch].max()')),
+        'image[i * stride:i * stride + k, j * stride:j * stride + k].max(',
+        'image[i * stride:i * stride + 2, j * stride:j * stride + 2].max(')),
     'stride is the size of the window': ('Q1', 8, with_function('pooling_layer_forward', FAST_POOLING.replace(
         "k, s = layer['k'], layer['stride']", "k = s = layer['k']"))),
-    'overlapping windows overwrite': ('Q4', 12, changed(', ch] += diff[i, j, ch]', ', ch] = diff[i, j, ch]')),
+    'overlapping windows overwrite': ('Q4', 12, changed('] += diff[i, j]', '] = diff[i, j]')),
     'np.vectorize takes its type from the first element': ('Q2', 2, relu(
         "    return {**input, 'data': np.vectorize(lambda x: x if x > 0 else 0)(input['data'])}")),
     'so does the gradient': ('Q5', 2, with_function('relu_backward', (
@@ -248,6 +252,49 @@ def same(found, expected):
     if isinstance(expected, tuple):
         return any(same(found, item) for item in expected)
     return np.allclose(found, expected, 1e-9, 1e-9)
+
+
+FUNCTIONS = [name for name, _ in grade.QUESTIONS.values()]
+
+
+@pytest.fixture
+def submitted(tmp_path):
+    """A function that imports a source in a cage."""
+    flags, begun = grade.get_parser().parse_args(['.', '--timeout', str(LONG)]), []
+
+    def submit(source, name='cnn_lenet.py'):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(source)
+        begun.append(submissions.Submission(tmp_path if '/' in name else path, FUNCTIONS, flags))
+        begun[0].begin(time.monotonic() + LONG)
+        return begun[0]
+
+    yield submit
+    for submission in begun:
+        submission.end(time.monotonic() + LONG)
+
+
+@pytest.mark.parametrize('last, words', [('input()', 'EOFError: EOF when reading a line'), ('exit(0)', 'SystemExit: 0'),
+                                         ('1 / 0', 'ZeroDivisionError: division by zero')])
+def test_an_import_that_ends_early_behind_all_functions_is_a_warning(submitted, last, words):
+    submission = submitted(f'{LOOPS}\n{last}\n')
+    assert submission.warning == f'{words} (line {LOOPS.count(chr(10)) + 2} of cnn_lenet.py: {last})'
+    assert grade.grade_question('Q2', submission, 0, LONG, time.monotonic() + LONG)[0] == POINTS['Q2']
+
+
+@pytest.mark.parametrize('source', ['import os\n' + LOOPS + 'os._exit(0)\n', 'import sys\nsys.exit(0)\n' + LOOPS,
+                                    LOOPS.replace('def sgd_momentum', 'input()\ndef sgd_momentum')],
+                         ids=['_exit', 'before the first', 'before the last'])
+def test_an_import_that_ends_before_is_an_error(submitted, source):
+    with pytest.raises(cage.Failure, match='import of cnn_lenet.py'):
+        submitted(source)
+
+
+@pytest.mark.parametrize('name', ['hw7_smith.py', 'hw7/cnn_lenet.py'])
+def test_a_submission_says_where_its_source_was_found(submitted, tmp_path, name):
+    submission = submitted(LOOPS, name)
+    assert (submission.source, submission.warning) == (name, None)
 
 
 # ---------------------------------------------------------------------------------------------------------------

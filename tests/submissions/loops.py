@@ -16,8 +16,7 @@ def pooling_layer_forward(input, layer):
         pooled = np.zeros((h_out, w_out, c))
         for i in range(h_out):
             for j in range(w_out):
-                for ch in range(c):
-                    pooled[i, j, ch] = image[i * stride:i * stride + k, j * stride:j * stride + k, ch].max()
+                pooled[i, j] = image[i * stride:i * stride + k, j * stride:j * stride + k].max(axis=(0, 1))
         output['data'][:, n] = pooled.flatten()
     return output
 
@@ -33,10 +32,9 @@ def pooling_layer_backward(output, input, layer):
         od = np.zeros((h_in, w_in, c))
         for i in range(h_out):
             for j in range(w_out):
-                for ch in range(c):
-                    window = image[i * stride:i * stride + k, j * stride:j * stride + k, ch]
-                    a, b = np.unravel_index(window.argmax(), window.shape)
-                    od[i * stride + a, j * stride + b, ch] += diff[i, j, ch]
+                window = image[i * stride:i * stride + k, j * stride:j * stride + k]
+                place = window.reshape(k * k, c).argmax(axis=0)
+                od[i * stride + place // k, j * stride + place % k, np.arange(c)] += diff[i, j]
         input_od[:, n] = od.flatten()
     return input_od
 
