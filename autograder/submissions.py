@@ -100,7 +100,7 @@ class Submission:
         Raises Failure, and ends the cage, if there is no answer.
         """
         blobs = []
-        request = {'function': function, 'arguments': cage.pack(arguments, blobs), 'form': form}
+        request = {'function': function, 'arguments': cage.pack(dict(enumerate(arguments)), blobs), 'form': form}
         try:
             answer, blobs = self.cage.ask(request, deadline, blobs)
             try:

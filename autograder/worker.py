@@ -10,17 +10,12 @@ import io
 import os
 import sys
 import traceback
+from numbers import Real
 
 import archive
 import numpy as np
 
-# What the loop below uses is bound here, before the submission can replace it in the modules.
-array_type, from_buffer, dtype_of = np.ndarray, np.frombuffer, np.dtype
-shape_of, dtype_in, bytes_of = np.ndarray.shape.__get__, np.ndarray.dtype.__get__, np.ndarray.tobytes
-converted, element_of = np.ndarray.astype, np.ndarray.item
-kind_of, size_of, code_of = np.dtype.kind.__get__, np.dtype.itemsize.__get__, np.dtype.str.__get__
-numbers = (np.integer, np.floating, np.bool_)
-extract_tb = traceback.extract_tb
+extract_tb = traceback.extract_tb    # which the submission may replace in its module
 MAX_TEXT = 200                   # characters of an exception's text
 
 
@@ -75,7 +70,7 @@ def answer(request, blobs, functions, path):
         if request['function'] not in functions:
             return {'error': f"there is no function {request['function']}"}, []
         arguments, untouched = unpack(request['arguments'], blobs), unpack(request['arguments'], blobs)
-        result = functions[request['function']](*arguments)
+        result = functions[request['function']](*arguments.values())
         packed = pack(result, request['form'], arrays)
         return {'result': packed, 'changed': first_change(arguments, untouched)}, arrays
     except BaseException as error:
@@ -87,66 +82,52 @@ def unpack(tree, blobs):
     kind, value = tree
     if kind == 'array':
         dtype, shape, number = value
-        return from_buffer(blobs[number], dtype_of(dtype)).reshape(shape).copy()
-    if kind == 'dict':
-        return {key: unpack(item, blobs) for key, item in value}
-    return [unpack(item, blobs) for item in value] if kind == 'list' else value
+        return np.frombuffer(blobs[number], dtype).reshape(shape).copy()
+    return {key: unpack(item, blobs) for key, item in value} if kind == 'dict' else value
 
 
 def pack(value, form, arrays):
-    """What a function returned, as far as `form`, the form of a right answer, asks for it.
-
-    Of a dict, whatever its class says, its contents count. An array is a plain one: np.matrix and the like compute
-    otherwise in the next function.
-    """
-    kind = type(value)
+    """What a function returned, as far as `form`, the form of a right answer, asks for it. The bytes of arrays are
+    appended to `arrays`, in double precision."""
     wanted, parts = form
-    if wanted == 'dict' and dict in kind.__mro__:
-        return ['dict', [[key, pack(dict.__getitem__(value, key), part, arrays)] for key, part in parts
-                         if dict.__contains__(value, key)]]
-    if wanted == 'list' and (list in kind.__mro__ or tuple in kind.__mro__):
-        items = list((list if list in kind.__mro__ else tuple).__iter__(value))
-        if len(items) == len(parts):
-            return ['list', [pack(item, part, arrays) for item, part in zip(items, parts)]]
-        return ['other', f'a {kind.__name__} of {len(items)}']
-    if wanted == 'array' and array_type in kind.__mro__ and kind is not array_type:
-        return ['other', f'a {kind.__module__}.{kind.__name__}'.replace('numpy.', 'np.')[:50]]
-    if array_type in kind.__mro__ and (wanted == 'array' or not shape_of(value)):
-        return pack_array(value, arrays) if wanted == 'array' else ['number', float(element_of(value))]
-    if array_type in kind.__mro__:
-        return ['other', f'an array of shape {shape_of(value)}']
-    if kind in (bool, int, float) or any(base in kind.__mro__ for base in numbers):
-        return ['number', float(value)] if wanted == 'number' else ['other', 'a number']
-    return ['other', 'None' if value is None else f'of type {kind.__name__[:50]}']
+    if wanted == 'dict' and isinstance(value, dict):
+        return ['dict', [[key, pack(value[key], part, arrays)] for key, part in parts if key in value]]
+    if wanted == 'list' and isinstance(value, (list, tuple)) and len(value) == len(parts):
+        return ['list', [pack(item, part, arrays) for item, part in zip(value, parts)]]
+    if wanted == 'array' and type(value) is np.ndarray and value.dtype.kind in 'biuf':
+        arrays.append(value.astype('<f8').tobytes())
+        return ['array', [value.shape, len(arrays) - 1]]
+    if wanted == 'number' and (isinstance(value, Real) or type(value) is np.ndarray and value.ndim == 0):
+        return ['number', float(value)]
+    return ['other', kind_of(value)]
 
 
-def pack_array(value, arrays):
-    """Single precision stays; other real numbers become double."""
-    dtype = dtype_in(value)
-    if kind_of(dtype) not in 'biuf':
-        return ['other', f'an array of type {code_of(dtype)[:50]}']
-    single = kind_of(dtype) == 'f' and size_of(dtype) <= 4
-    arrays.append(bytes_of(converted(value, '<f4' if single else '<f8')))
-    return ['array', ['<f4' if single else '<f8', list(shape_of(value)), len(arrays) - 1]]
+def kind_of(value):
+    """What something is that no right answer has in that place."""
+    kind = type(value)
+    if kind is np.ndarray:
+        return f'an array of shape {value.shape} and type {value.dtype}'
+    if isinstance(value, np.ndarray):                  # np.matrix and the like compute otherwise in the next function
+        return f'a {kind.__module__}.{kind.__name__}'.replace('numpy.', 'np.')
+    if isinstance(value, (list, tuple)):
+        return f'a {kind.__name__} of {len(value)}'
+    if isinstance(value, Real):
+        return 'a number'
+    return 'None' if value is None else f'of type {kind.__name__}'
 
 
 def first_change(found, sent):
-    """Where an argument is not what was sent: the path of keys to it; None if none was changed."""
-    if array_type in type(sent).__mro__:
-        same = (array_type in type(found).__mro__ and shape_of(found) == shape_of(sent)
-                and bytes_of(found) == bytes_of(sent))
-        return None if same else []
-    if type(sent) in (dict, list):
-        if type(found) is not type(sent) or len(found) != len(sent):
+    """Where an argument is not what was sent: the path of keys to it; None if nothing was changed."""
+    if isinstance(sent, dict):
+        if type(found) is not dict or set(found) != set(sent):
             return []
-        for key in sent if type(sent) is dict else range(len(sent)):
-            if type(sent) is dict and key not in found:
-                return [key]
-            path = first_change(found[key], sent[key])
-            if path is not None:
-                return [key, *path]
-        return None
-    return None if type(found) is type(sent) and found == sent else []
+        paths = {key: first_change(found[key], sent[key]) for key in sent}
+        return next(([key, *path] for key, path in paths.items() if path is not None), None)
+    if isinstance(sent, np.ndarray):
+        same = type(found) is np.ndarray and found.shape == sent.shape and found.tobytes() == sent.tobytes()
+    else:
+        same = type(found) is type(sent) and found == sent
+    return None if same else []
 
 
 def describe(error, path):
