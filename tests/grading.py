@@ -75,29 +75,49 @@ class Grader:
     tier  one of TIERS; None: the best one for who runs the tests
     """
 
-    def __init__(self, folder, tier=None, timeout=LONG):
+    def __init__(self, folder, tier=None):
         user, bubblewrap = TIERS[tier] if tier else (None, True)
-        self.user, self.timeout, self.folder = user, timeout, Path(folder)
+        self.user, self.folder = user, Path(folder)
         grader = self.folder / 'grader'
         shutil.copytree(AUTOGRADER, grader, ignore=shutil.ignore_patterns('*.tar', '*.zip', '__pycache__'))
-        self.program = [*as_user(user), sys.executable, str(grader / 'grade.py')]
+        shutil.copy(ROOT / 'tests' / 'several.py', grader)
+        self.python = [*as_user(user), sys.executable, '-B']
+        self.program = [*self.python, str(grader / 'grade.py')]
         self.environment = dict(os.environ)
         if not bubblewrap:
             self.environment['PATH'] = str(path_without_bubblewrap(self.folder))
         if user:
             os.chown(self.folder, user, user)
 
-    def run(self, path, *flags, stdout=subprocess.PIPE, **environment):
+    def start(self, script, *arguments, stdout=subprocess.PIPE, input=None, **environment):
         """The finished process; `left` says what it has left in the temporary folder."""
         temporary = tempfile.mkdtemp(dir=self.folder)
         os.chmod(temporary, 0o711)
         if self.user:
             os.chown(temporary, self.user, self.user)
-        command = [*self.program, str(path), '-A', '--unconfined', '--timeout', str(self.timeout), *flags]
-        process = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=900,
+        process = subprocess.run([*self.python, str(self.folder / 'grader' / script), *map(str, arguments)],
+                                 stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=900, input=input,
                                  env={**self.environment, 'TMPDIR': temporary, **environment})
         process.left = os.listdir(temporary)
         return process
+
+    def run(self, path, *flags, **settings):
+        """Grade what was handed in."""
+        return self.start('grade.py', path, '-A', '--unconfined', '--timeout', LONG, *flags, **settings)
+
+    def several(self, cases):
+        """Grade many sources at the same time: dict, name -> (scores, report).
+
+        cases  dict, name -> (source, what never ends, flags), as several.py takes them
+        """
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        folder.chmod(0o711)
+        for number, (source, *_) in enumerate(cases.values()):
+            (folder / f'{number}.py').write_bytes(source if isinstance(source, bytes) else source.encode())
+        settings = [(endless, ['--timeout', str(LONG), *flags]) for _, endless, flags in cases.values()]
+        process = self.start('several.py', folder, input=json.dumps(settings))
+        assert (process.returncode, process.stderr, process.left) == (0, '', [])
+        return dict(zip(cases, json.loads(process.stdout)))
 
     def source(self, source, *flags, **settings):
         """Grade a source in a folder of its own."""
@@ -235,13 +255,11 @@ def open_folder():
         shutil.rmtree(folder)
 
 
-def processes_of(folder):
-    """Processes whose command line or environment names a folder."""
-    found = []
-    for entry in os.listdir('/proc') if os.path.isdir('/proc/self') else []:
-        if entry.isdigit() and int(entry) != os.getpid():
-            with contextlib.suppress(OSError):
-                content = Path('/proc', entry, 'cmdline').read_bytes() + Path('/proc', entry, 'environ').read_bytes()
-                if os.fsencode(folder) in content:
-                    found.append(entry)
+def processes_of(text):
+    """Processes whose name, command line or environment has this text."""
+    found = set()
+    for path in (path for name in ('comm', 'cmdline', 'environ') for path in Path('/proc').glob(f'[0-9]*/{name}')):
+        with contextlib.suppress(OSError):
+            if os.fsencode(text) in path.read_bytes() and path.parent.name != str(os.getpid()):
+                found.add(path.parent.name)
     return found

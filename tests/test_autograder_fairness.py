@@ -1,7 +1,6 @@
 """Right answers get their points however they are written; wrong ones never do; the seed is without influence."""
 
 import concurrent.futures
-import shutil
 import time
 
 import numpy as np
@@ -12,7 +11,6 @@ from grading import (
     POINTS,
     ROOT,
     Grader,
-    cage,
     changed,
     grade,
     graded_here,
@@ -254,68 +252,14 @@ def same(found, expected):
     return np.allclose(found, expected, 1e-9, 1e-9)
 
 
-FUNCTIONS = [name for name, _ in grade.QUESTIONS.values()]
-
-
-@pytest.fixture
-def submitted(tmp_path):
-    """A function that imports a source in a cage."""
-    flags, begun = grade.get_parser().parse_args(['.', '--timeout', str(LONG)]), []
-
-    def submit(source, name='cnn_lenet.py'):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(source)
-        begun.append(submissions.Submission(tmp_path if '/' in name else path, FUNCTIONS, flags))
-        begun[0].begin(time.monotonic() + LONG)
-        return begun[0]
-
-    yield submit
-    for submission in begun:
-        submission.end(time.monotonic() + LONG)
-
-
-@pytest.mark.parametrize('last, words', [('input()', 'EOFError: EOF when reading a line'), ('exit(0)', 'SystemExit: 0'),
-                                         ('1 / 0', 'ZeroDivisionError: division by zero')])
-def test_an_import_that_ends_early_behind_all_functions_is_a_warning(submitted, last, words):
-    submission = submitted(f'{LOOPS}\n{last}\n')
-    assert submission.warning == f'{words} (line {LOOPS.count(chr(10)) + 2} of cnn_lenet.py: {last})'
-    assert grade.grade_question('Q2', submission, 0, LONG, time.monotonic() + LONG)[0] == POINTS['Q2']
-
-
-@pytest.mark.parametrize('source', ['import os\n' + LOOPS + 'os._exit(0)\n', 'import sys\nsys.exit(0)\n' + LOOPS,
-                                    LOOPS.replace('def sgd_momentum', 'input()\ndef sgd_momentum')],
-                         ids=['_exit', 'before the first', 'before the last'])
-def test_an_import_that_ends_before_is_an_error(submitted, source):
-    with pytest.raises(cage.Failure, match='import of cnn_lenet.py'):
-        submitted(source)
-
-
-@pytest.mark.parametrize('name', ['hw7_smith.py', 'hw7/cnn_lenet.py'])
-def test_a_submission_says_where_its_source_was_found(submitted, tmp_path, name):
-    submission = submitted(LOOPS, name)
-    assert (submission.source, submission.warning) == (name, None)
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # What a submission finds around it
 # ---------------------------------------------------------------------------------------------------------------
 
 
-def submit(folder, files):
-    """A grader that has MNIST, and a folder with these files."""
-    one = Grader(folder)
-    shutil.copy(ROOT / 'mnist_all.mat', folder)
-    for name, content in files.items():
-        path = folder / 'submission' / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    return one, folder / 'submission'
-
-
 SURROUNDINGS = {
-    'helper files beside it': {'cnn_lenet.py': 'from layers.all_of_them import *\nimport names\n', 'names.py': '',
-                               'layers/all_of_them.py': LOOPS, 'layers/__init__.py': ''},
+    'helper files beside it': {'cnn_lenet.py': 'from layers.all_of_them import *\nimport archive\n', 'archive.py': '',
+                               'layers/all_of_them.py': LOOPS, 'layers/__init__.py': '', 'cnn_lenet/__init__.py': ''},
     'MNIST': {'cnn_lenet.py': LOOPS + """
 import scipy.io, os
 assert scipy.io.loadmat("mnist_all.mat")["test3"].shape == (1010, 784)
@@ -334,16 +278,54 @@ argparse.ArgumentParser().parse_args()
 numpy.seterr(all="raise")
 """ + LOOPS},
 }
+# What ends an import behind all the functions, and what is said of it.
+LAST = {'input()': 'EOFError: EOF when reading a line', 'exit(0)': 'SystemExit: 0',
+        '1 / 0': 'ZeroDivisionError: division by zero'}
+# What ends it before.
+TOO_EARLY = {'_exit': LOOPS + 'import os\nos._exit(0)\n', 'before the first': 'exit(0)\n' + LOOPS,
+             'before the last': LOOPS.replace('def sgd_momentum', 'input()\ndef sgd_momentum')}
+
+
+def write(folder, files):
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return folder
+
+
+def flags_for(path):
+    return grade.get_parser().parse_args([str(path), '--timeout', str(LONG)])
 
 
 @pytest.fixture(scope='module')
 def surrounded(tmp_path_factory):
-    """All of them graded: dict, name -> finished process."""
-    submitted = [submit(tmp_path_factory.mktemp('surroundings'), files) for files in SURROUNDINGS.values()]
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        return dict(zip(SURROUNDINGS, pool.map(lambda case: case[0].run(case[1]), submitted)))
+    """All of them graded in a cage: dict, name -> scores."""
+    sources = {**SURROUNDINGS, **{last: {'cnn_lenet.py': f'{LOOPS}\n{last}\n'} for last in LAST},
+               **{name: {'cnn_lenet.py': source} for name, source in TOO_EARLY.items()}}
+    paths = [write(tmp_path_factory.mktemp('surroundings'), files) for files in sources.values()]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        results = pool.map(lambda path: grade.grade(path, 0, flags_for(path)), paths)
+        return {name: {question: score for question, (score, _) in result.scores.items()}
+                for name, result in zip(sources, results)}
 
 
-@pytest.mark.parametrize('name', SURROUNDINGS)
-def test_a_submission_finds_what_it_needs_around_it(surrounded, name):
-    assert scores(surrounded[name]) == POINTS
+@pytest.mark.parametrize('name', [*SURROUNDINGS, *LAST])
+def test_a_submission_finds_what_it_needs_and_may_end_its_import_early(surrounded, name):
+    assert surrounded[name] == POINTS
+
+
+@pytest.mark.parametrize('name', TOO_EARLY)
+def test_an_import_that_ends_before_its_functions_gets_no_points(surrounded, name):
+    assert surrounded[name] == without(*POINTS)
+
+
+@pytest.mark.parametrize('last', LAST)
+def test_what_has_ended_an_import_early_is_kept_with_its_line(tmp_path, last):
+    (tmp_path / 'hw7_smith.py').write_text(f'{LOOPS}\n{last}\n')
+    functions = [name for name, _ in grade.QUESTIONS.values()]
+    one = submissions.Submission(tmp_path / 'hw7_smith.py', functions, flags_for(tmp_path))
+    one.begin(time.monotonic() + LONG)
+    one.end(time.monotonic() + LONG)
+    line = len(LOOPS.splitlines()) + 2
+    assert (one.source, one.warning) == ('hw7_smith.py', f'{LAST[last]} (line {line} of cnn_lenet.py: {last})')
