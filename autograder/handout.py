@@ -10,11 +10,9 @@ the data, the tests of the seven functions, the errata of the handout, a README 
 
 import argparse
 import ast
-import os
 import re
 import sys
 import tarfile
-import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -100,7 +98,7 @@ def package():
 
 
 def write_package(files, out):
-    """Write the folder and the tar, both whole or not at all, and return their paths.
+    """Write the folder and the tar, and return their paths.
 
     Raises FileExistsError if one of them is there already: somebody may have worked on it.
     """
@@ -108,16 +106,11 @@ def write_package(files, out):
     for path in (folder, tar):
         if path.exists():
             raise FileExistsError(0, 'it is there already; move it away, or choose another folder', str(path))
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=f'.{NAME}-') as temporary:
-        new_folder, new_tar = Path(temporary, NAME), Path(temporary, 'tar')
-        for name, content in files.items():
-            (new_folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (new_folder / name).write_bytes(content)
-        with tarfile.open(new_tar, 'w') as archive:
-            archive.add(new_folder, NAME)
-        os.rename(new_folder, folder)
-        os.rename(new_tar, tar)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    with tarfile.open(tar, 'w') as archive:
+        archive.add(folder, NAME)
     return folder, tar
 
 

@@ -13,6 +13,7 @@ input of a ReLU is near 0.
 
 import _thread
 import copy
+import functools
 import inspect
 import itertools
 import re
@@ -47,27 +48,26 @@ RELU = {'type': 'RELU'}
 SIZES = ('height', 'width', 'channel', 'batch_size')
 
 
+def __tracebackhide__(error):
+    """Tells pytest to leave the lines of this file out of a traceback, which then begins in the student's code."""
+    return not error.errisinstance(pytest.fail.Exception)
+
+
 def pooling(k, stride):
     return {'type': 'POOLING', 'k': k, 'stride': stride, 'pad': 0}
 
 
-def inner_product(num):
-    return {'type': 'IP', 'num': num, 'init_type': 'uniform'}
-
-
-# ---------------------------------------------------------------------------------------------------------------
 # Inputs
-# ---------------------------------------------------------------------------------------------------------------
-
 
 def structure(x):
     """The structure that holds the feature maps x, (h, w, c, n)."""
     return {**dict(zip(SIZES, x.shape)), 'data': np.array(x, np.float64).reshape(-1, x.shape[3])}
 
 
-def feature_maps(structure):
-    """The reverse: (h, w, c, n)."""
-    return structure['data'].reshape([structure[key] for key in SIZES])
+def feature_maps(structure, key='data', order=SIZES):
+    """The reverse: (h, w, c, n). In another order of these axes they are mixed up."""
+    maps = structure[key].reshape([structure[size] for size in order])
+    return maps.transpose([order.index(size) for size in SIZES])
 
 
 def one_image(*maps):
@@ -95,27 +95,24 @@ def with_diff(output):
     return {**output, 'diff': numbers.reshape(output['data'].shape)}
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Definitions
-# ---------------------------------------------------------------------------------------------------------------
-
 
 def relu_by_definition(input):
     """relu(x) = max(0, x) (section 2.2)."""
     return {**input, 'data': np.array([[max(0., x) for x in row] for row in input['data']])}
 
 
-def window(input, layer, i, j, channel, image):
+def window(maps, layer, i, j, channel, image):
     """The k x k numbers that entry (i, j, channel, image) of the output is the largest of (section 2.4)."""
     top, left = i * layer['stride'], j * layer['stride']
-    return feature_maps(input)[top:top + layer['k'], left:left + layer['k'], channel, image]
+    return maps[top:top + layer['k'], left:left + layer['k'], channel, image]
 
 
 def pooling_by_definition(input, layer):
     """(size - k) / stride + 1 windows each way, and the largest number of each (section 2.4)."""
     h_out, w_out = ((input[key] - layer['k']) // layer['stride'] + 1 for key in ('height', 'width'))
-    shape = h_out, w_out, input['channel'], input['batch_size']
-    return structure(np.reshape([window(input, layer, *place).max() for place in np.ndindex(shape)], shape))
+    maps, shape = feature_maps(input), (h_out, w_out, input['channel'], input['batch_size'])
+    return structure(np.reshape([window(maps, layer, *place).max() for place in np.ndindex(shape)], shape))
 
 
 def inner_product_by_definition(input, param):
@@ -126,24 +123,23 @@ def inner_product_by_definition(input, param):
     return structure(data.reshape(1, 1, *data.shape))
 
 
-def gradient(f, array, h=1e-3):
-    """The gradient of the number f(array), by central differences."""
-    result = np.zeros(array.shape)
-    for place in np.ndindex(array.shape):
-        step = np.zeros(array.shape)
-        step[place] = h
-        result[place] = (f(array + step) - f(array - step)) / (2 * h)
+def pooling_gradient(x, diff, layer):
+    """The gradient of (diff * pooling(x)).sum() by finite differences: x (h, w, c, n), diff (h_out, w_out, c, n).
+
+    One map at a time, which is faster, as no map acts on the output of another.
+    """
+    result = np.zeros(x.shape)
+    for c, n in np.ndindex(x.shape[2:]):
+        input, output = structure(x[:, :, [[c]], [[n]]]), {'diff': diff[:, :, c, n].reshape(-1, 1)}
+        od = cnn_lenet.finite_difference(output, input, 1e-3, lambda x: pooling_by_definition(x, layer))
+        result[:, :, c, n] = od.reshape(x.shape[:2])
     return result
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Calling and comparing
-# ---------------------------------------------------------------------------------------------------------------
-
 
 def call(name, *arguments):
     """What the function returns. Its own errors keep their traceback, with the line where they were raised."""
-    __tracebackhide__ = True
     question = next(question for question, (function, _) in QUESTIONS.items() if function == name)
     if question in not_written():
         fail(f'{question} is not written yet: {name} in cnn_lenet.py')
@@ -199,7 +195,6 @@ def on(input, layer):
 
 def fail(message):
     """Fail with a sentence; when it comes again, with other sizes perhaps, with `as above`."""
-    __tracebackhide__ = True
     about = re.sub(r' \(height .*?\)', '', message)
     repeated = about in SAID
     SAID.add(about)
@@ -209,6 +204,8 @@ def fail(message):
 def kind(value):
     if isinstance(value, np.ndarray):
         return f'an array of shape {value.shape}' if type(value) is np.ndarray else f'a np.{type(value).__name__}'
+    if isinstance(value, dict):
+        return f'a dict with the keys {list(value)}'
     return 'None' if value is None else f'a {type(value).__name__}'
 
 
@@ -219,19 +216,24 @@ def numbers(array):
     return ' '.join(text.split()).replace('[ ', '[').replace(' ]', ']').replace(' ,', ',')
 
 
-def pooling_mistakes(input, layer, expected):
-    """What known mistakes return: pairs of a sentence and `data`."""
-    shape = [expected[key] for key in SIZES]
-    x = feature_maps(input)
-    for axes, over in (((2,), 'channels'), ((3,), 'images'), ((2, 3), 'channels and images')):
-        largest = np.broadcast_to(x.max(axis=axes, keepdims=True), x.shape)
-        data = pooling_by_definition(structure(largest), layer)['data']
-        yield f'the maximum was taken over all {over}', data
-    for order in itertools.permutations(range(4)):
-        maps = np.reshape(input['data'], [x.shape[axis] for axis in order]).transpose(np.argsort(order))
-        data = feature_maps(pooling_by_definition(structure(maps), layer)).transpose(order).reshape(-1, shape[3])
-        first = 'batch' if order[0] == 3 else ('height', 'width', 'channel')[order[0]]
-        yield f'these are the values of another layout ({first} first)', data
+def axis_mistakes(maxima, over, right, *given):
+    """What a pooling function returns where axes are mixed up: pairs of a sentence and `data`.
+
+    over   function of the maxima over more axes than those of a window, which gives the maps that come of them
+    right  function of maps (h, w, c, n), which gives the right ones; `given` are pairs of a structure and the key of
+           its maps, which are read in another order of axes, or the result is put back in another, or both
+    """
+    n = maxima.shape[3]
+    for axes, name in (((2,), 'channels'), ((3,), 'images'), ((2, 3), 'channels and images')):
+        yield f'the maximum was taken over all {name}', over(maxima.max(axis=axes, keepdims=True)).reshape(-1, n)
+    expected = right(*(feature_maps(*pair) for pair in given))
+    for order in list(itertools.permutations(SIZES))[1:]:
+        maps = right(*(feature_maps(*pair, order) for pair in given))
+        place = next(place for place in range(4) if order[place] != SIZES[place])
+        layout = f"{order[place].removesuffix('_size')} {('first', 'second', 'third')[place]}"
+        for result, written in ((maps, order), (maps, SIZES), (expected, order)):
+            yield (f"these are the values of another layout ({layout}), reshape({', '.join(order)})",
+                   result.transpose([SIZES.index(size) for size in written]).reshape(-1, n))
 
 
 def check_array(name, found, expected, why, mistakes=()):
@@ -239,36 +241,32 @@ def check_array(name, found, expected, why, mistakes=()):
 
     `mistakes` are pairs of a sentence and what that mistake returns: the first that matches is named.
     """
-    __tracebackhide__ = True
-    if type(found) is not np.ndarray:
-        plain = 'a plain' if isinstance(found, np.ndarray) else 'an'
-        fail(f'{name} is {kind(found)}; expected {plain} array of shape {expected.shape}')
-    if found.shape != expected.shape:
-        fail(f'{name} has shape {found.shape}; expected {expected.shape}')
+    if type(found) is not np.ndarray or found.shape != expected.shape:
+        fail(f'{name} is {kind(found)}; expected a plain array of shape {expected.shape}')
     if not np.issubdtype(found.dtype, np.number):
         fail(f'{name} is an array of type {found.dtype}; expected one of floats')
     with np.errstate(invalid='ignore'):
         wrong = ~(abs(found - expected) <= 1e-6 + 1e-5 * abs(expected))
+    about, _, part = name.rpartition(': ')
     if wrong.any() and not found.any():
-        part = name.rpartition(': ')[2]
         fail(f'{name} is all zeros: put the result into ' + ("output['data']" if part == 'data' else part))
     if wrong.any():
         place = tuple(map(int, np.argwhere(wrong)[0]))
         hint = next((f'{sentence}: ' for sentence, array in mistakes if np.allclose(found, array)), '')
-        name = f'{name.removesuffix("data")}{hint}data' if hint else name
+        name = f'{about}: {hint}{part}'
         whole = f' (the array is of type {found.dtype})' if np.issubdtype(found.dtype, np.integer) else ''
         more = f'; {wrong.sum()} of {wrong.size} numbers differ' if wrong.size > 1 else ''
         fail(f'{name}{list(place)} is {found[place]:.6g}{whole}; expected {expected[place]:.6g}{why(*place)}{more}')
 
 
+def check_keys(what, found, keys):
+    if not isinstance(found, dict) or not set(keys) <= found.keys():
+        fail(f'{what} {kind(found)}; expected a dict with the keys {list(keys)}')
+
+
 def check_structure(name, found, expected, why, mistakes=()):
     """Fail unless a structure has the expected sizes and data."""
-    __tracebackhide__ = True
-    if not isinstance(found, dict):
-        fail(f'{name} returned {kind(found)}; expected a dict with {", ".join(SIZES)}, data')
-    for key in (*SIZES, 'data'):
-        if key not in found:
-            fail(f"{name} returned a dict without {key!r}; expected {', '.join(SIZES)}, data")
+    check_keys(f'{name} returned', found, (*SIZES, 'data'))
     column = expected['height'] == expected['width'] == 1     # may count as num x 1 x 1 as well: the original's did
     for key in SIZES:
         allowed = (1, expected['channel']) if column and key != 'batch_size' else (expected[key],)
@@ -278,23 +276,11 @@ def check_structure(name, found, expected, why, mistakes=()):
 
 
 def check_pair(name, found, parts):
-    __tracebackhide__ = True
     if not isinstance(found, (tuple, list)) or len(found) != 2:
         fail(f'{name} returned {kind(found)}; expected a pair: {parts}')
     if isinstance(found[0], np.ndarray) and isinstance(found[1], dict):
         fail(f'{name}: the two results are swapped: return {parts}')
     return found
-
-
-def check_params(name, found, expected, why):
-    """Fail unless a dict has a w and a b with the expected numbers."""
-    __tracebackhide__ = True
-    if not isinstance(found, dict):
-        fail(f'{name} is {kind(found)}; expected a dict with w and b')
-    for key in expected:
-        if key not in found:
-            fail(f'{name} has no {key!r}; expected w and b')
-        check_array(f'{name}[{key!r}]', found[key], expected[key], lambda *place, key=key: why(key, *place))
 
 
 def position(input, row, image):
@@ -312,9 +298,7 @@ def factor(number):
     return f'({number:.4g})' if number < 0 else f'{number:.4g}'
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # What both the forward and the backward functions are tried on
-# ---------------------------------------------------------------------------------------------------------------
 
 POOLINGS = {
     'side by side': ((6, 4, 2, 3), pooling(k=2, stride=2)),
@@ -331,46 +315,37 @@ TOY_MAPS = [[[0, 8, 14], [2, 7, 7], [0, 1, 5]],
 # The inner product of section 3. There the input is taken channel by channel; here the channel is the last of
 # (h, w, c), so the rows of w come in another order.
 TOY_INPUT = one_image([[8, 14], [7, 7]], [[14, 14], [11, 11]])
-TOY_W = np.array([[1, 0.5, 1, 2, -1, 1, 1, -1],
-                  [0.5, 1, 2, 1, -0.5, 0.5, -1, 1],
-                  [0.25, -1, 1, 1, 0.5, -1, -1, -1]]).T[[0, 4, 1, 5, 2, 6, 3, 7]]
-TOY_PARAM = {'w': TOY_W, 'b': np.zeros(3)}
+TOY_PARAM = {'b': np.zeros(3), 'w': np.array([[1, 0.5, 1, 2, -1, 1, 1, -1],
+                                              [0.5, 1, 2, 1, -0.5, 0.5, -1, 1],
+                                              [0.25, -1, 1, 1, 0.5, -1, -1, -1]]).T[[0, 4, 1, 5, 2, 6, 3, 7]]}
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Feed forward (section 5.2)
-# ---------------------------------------------------------------------------------------------------------------
-
 
 class TestQ1_pooling_layer_forward:
     def check(self, input, layer, expected):
-        __tracebackhide__ = True
-
         def why(row, image):
             place = np.unravel_index(row, [expected[key] for key in SIZES[:3]])
-            return (f', the largest number of the window {numbers(window(input, layer, *place, image))} '
+            return (f', the largest number of the window {numbers(window(feature_maps(input), layer, *place, image))} '
                     f'{position(expected, row, image)}')
 
+        maxima = feature_maps(expected)
+        mistakes = axis_mistakes(maxima, lambda largest: np.broadcast_to(largest, maxima.shape),
+                                 lambda x: feature_maps(pooling_by_definition(structure(x), layer)), (input, 'data'))
         found = call('pooling_layer_forward', input, layer)
-        check_structure(f'pooling_layer_forward {on(input, layer)}', found, expected, why,
-                        pooling_mistakes(input, layer, expected))
+        check_structure(f'pooling_layer_forward {on(input, layer)}', found, expected, why, mistakes)
 
     def test_toy_network(self):
         self.check(one_image(*TOY_MAPS), pooling(k=2, stride=1), one_image([[8, 14], [7, 7]], [[14, 14], [11, 11]]))
 
     @each_pooling
-    def test_windows(self, shape, layer):
-        input = structure(distinct(*shape))
-        self.check(input, layer, pooling_by_definition(input, layer))
-
-    def test_negative_numbers(self):
-        input, layer = structure(distinct(4, 6, 2, 3) - 100), pooling(k=2, stride=2)
+    def test_negative_numbers(self, shape, layer):
+        input = structure(distinct(*shape) - 12)
         self.check(input, layer, pooling_by_definition(input, layer))
 
 
 class TestQ2_relu_forward:
     def check(self, input, expected):
-        __tracebackhide__ = True
         found = call('relu_forward', input, RELU)
         check_structure(f'relu_forward {on(input, RELU)}', found, expected,
                         lambda *place: f", max(0, x) for x = input['data']{list(place)} = {input['data'][place]:.6g}")
@@ -385,14 +360,12 @@ class TestQ2_relu_forward:
 
 class TestQ3_inner_product_forward:
     def check(self, input, param, expected):
-        __tracebackhide__ = True
-
         def why(o, image):
             x, w, b = input['data'][:, image], param['w'][:, o], param['b'][o]
             return (f' = {factor(np.dot(w, x))} + {factor(b)}: the products of column {image} of data {numbers(x)} '
                     f'and column {o} of w {numbers(w)}, added up, plus b[{o}]')
 
-        layer = inner_product(len(param['b']))
+        layer = {'type': 'IP', 'num': len(param['b']), 'init_type': 'uniform'}
         found = call('inner_product_forward', input, layer, param)
         check_structure(f'inner_product_forward {on(input, layer)}', found, expected, why)
 
@@ -405,15 +378,11 @@ class TestQ3_inner_product_forward:
         self.check(input, param, inner_product_by_definition(input, param))
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Backward propagation (section 5.3)
-# ---------------------------------------------------------------------------------------------------------------
-
 
 class TestQ4_pooling_layer_backward:
     def check(self, output, input, layer, expected):
-        __tracebackhide__ = True
-        diff = feature_maps({**output, 'data': output['diff']})
+        diff = feature_maps(output, 'diff')
 
         def why(row, image):
             """Which windows the number lies in, of which it is the largest, and the gradients of those."""
@@ -421,7 +390,7 @@ class TestQ4_pooling_layer_backward:
             number = input['data'][row, image]
             places = [(*place, channel, image) for place in np.ndindex(diff.shape[:2])
                       if all(0 <= at - first * layer['stride'] < layer['k'] for at, first in zip((i, j), place))]
-            windows = {place: window(input, layer, *place) for place in places}
+            windows = {place: window(feature_maps(input), layer, *place) for place in places}
             largest = [place for place, values in windows.items() if values.max() == number]
             this = f": input['data'][{row}, {image}] = {number:.6g} {position(input, row, image)} is"
             if not places:
@@ -432,8 +401,12 @@ class TestQ4_pooling_layer_backward:
             return f'{total}{this} the largest number of the window ' + ', and of '.join(
                 f'{numbers(windows[place])} (diff {diff[place]:.4g})' for place in largest)
 
+        maxima = feature_maps(pooling_by_definition(input, layer))
+        mistakes = axis_mistakes(
+            maxima, lambda largest: pooling_gradient(feature_maps(input), diff * (maxima == largest), layer),
+            lambda x, diff: pooling_gradient(x, diff, layer), (input, 'data'), (output, 'diff'))
         found = call('pooling_layer_backward', output, input, layer)
-        check_array(f'pooling_layer_backward {on(input, layer)}: input_od', found, expected, why)
+        check_array(f'pooling_layer_backward {on(input, layer)}: input_od', found, expected, why, mistakes)
 
     def test_by_hand(self):
         """The map of filter 2 again. 14 and 11 are each the largest of two windows, and get the gradient of both."""
@@ -445,14 +418,12 @@ class TestQ4_pooling_layer_backward:
     def test_finite_difference(self, shape, layer):
         input = structure(distinct(*shape))
         output = with_diff(pooling_by_definition(input, layer))
-        expected = cnn_lenet.finite_difference(output, input, 1e-3, lambda x: pooling_by_definition(x, layer))
-        self.check(output, input, layer, expected)
+        expected = pooling_gradient(feature_maps(input), feature_maps(output, 'diff'), layer)
+        self.check(output, input, layer, expected.reshape(input['data'].shape))
 
 
 class TestQ5_relu_backward:
     def check(self, output, input, expected):
-        __tracebackhide__ = True
-
         def why(*place):
             x, diff = input['data'][place], output['diff'][place]
             return (f" = diff{list(place)}: input['data']{list(place)} = {x:.6g} is positive" if x > 0 else
@@ -478,110 +449,82 @@ class TestQ6_inner_product_backward:
     param = random_params(12, 4)
     output = with_diff(inner_product_by_definition(input, param))
 
-    def call(self, output, input, param):
-        """What was called, and the param_grad and input_od that came back."""
-        __tracebackhide__ = True
-        layer = inner_product(len(param['b']))
+    def check(self, output, input, param, **expected):
+        """expected: what is compared of w, b and input_od."""
+        data, diff = input['data'], output['diff']
+        why = {
+            'w': lambda row, o: f', the sum over all images of data[{row}, image] * diff[{o}, image]: '
+                                f'{products(data[row], diff[o])}',
+            'b': lambda o: f', the sum over all images of diff[{o}, image]: {products(diff[o])}',
+            'input_od': lambda row, image: f', the sum over all outputs of w[{row}, o] * diff[o, {image}]: '
+                                           f"{products(param['w'][row], diff[:, image])}"}
+        layer = {'type': 'IP', 'num': len(param['b']), 'init_type': 'uniform'}
         name = f'inner_product_backward {on(input, layer)}'
         found = call('inner_product_backward', output, input, layer, param)
-        return name, *check_pair(name, found, 'param_grad, input_od')
-
-    def check_param_grad(self, output, input, param, expected):
-        __tracebackhide__ = True
-
-        def why(key, *place):
-            data, diff = input['data'][place[0]], output['diff'][place[-1]]
-            if key == 'w':
-                row, o = place
-                return f", the sum over all images of data[{row}, image] * diff[{o}, image]: {products(data, diff)}"
-            return f', the sum over all images of diff[{place[0]}, image]: {products(diff)}'
-
-        name, param_grad, _ = self.call(output, input, param)
-        check_params(f'{name}: param_grad', param_grad, expected, why)
+        param_grad, input_od = check_pair(name, found, 'param_grad, input_od')
+        check_keys(f'{name}: param_grad is', param_grad, ('w', 'b'))
+        for key, numbers in expected.items():
+            part, array = ('input_od', input_od) if key == 'input_od' else (f'param_grad[{key!r}]', param_grad[key])
+            check_array(f'{name}: {part}', array, numbers, why[key])
 
     def test_toy_network(self):
         """dJ/dW1 is the gradient of the output times the input; a is the handout's dJ/ds1."""
         a = 0.0474258732
         output = {**one_image([[36]], [[39]], [[-27]]), 'diff': np.array([[a], [-a], [0]])}
-        expected = {'w': np.outer([8, 14, 14, 14, 7, 11, 7, 11], [a, -a, 0]), 'b': np.array([a, -a, 0])}
-        self.check_param_grad(output, TOY_INPUT, TOY_PARAM, expected)
+        self.check(output, TOY_INPUT, TOY_PARAM, w=np.outer([8, 14, 14, 14, 7, 11, 7, 11], [a, -a, 0]),
+                   b=np.array([a, -a, 0]))
 
     @pytest.mark.parametrize('key', ['w', 'b'])
     def test_param_grad(self, key):
-        def weighted_sum(value):
-            output = inner_product_by_definition(self.input, {**self.param, key: value})
-            return (self.output['diff'] * output['data']).sum()
-
-        self.check_param_grad(self.output, self.input, self.param, {key: gradient(weighted_sum, self.param[key])})
+        """By finite differences, where w and b take the place of the input."""
+        expected = cnn_lenet.finite_difference(
+            self.output, {'data': self.param[key]}, 1e-3,
+            lambda x: inner_product_by_definition(self.input, {**self.param, key: x['data']}))
+        self.check(self.output, self.input, self.param, **{key: expected})
 
     def test_input_od(self):
-        def why(row, image):
-            w, diff = self.param['w'][row], self.output['diff'][:, image]
-            return f', the sum over all outputs of w[{row}, o] * diff[o, {image}]: {products(w, diff)}'
-
         expected = cnn_lenet.finite_difference(
             self.output, self.input, 1e-3, lambda x: inner_product_by_definition(x, self.param))
-        name, _, input_od = self.call(self.output, self.input, self.param)
-        check_array(f'{name}: input_od', input_od, expected, why)
+        self.check(self.output, self.input, self.param, input_od=expected)
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # SGD with momentum (section 5.5)
-# ---------------------------------------------------------------------------------------------------------------
-
 
 class TestQ7_sgd_momentum:
     w_rate, b_rate, mu, decay = 0.1, 0.2, 0.9, 0.5
 
-    def step(self, params, param_winc, param_grad, expected):
-        """Take a step and compare; returns what sgd_momentum returned."""
-        __tracebackhide__ = True
+    def check(self, params, param_winc, param_grad, expected):
         found = call('sgd_momentum', self.w_rate, self.b_rate, self.mu, self.decay, params, param_winc, param_grad)
-        check_pair('sgd_momentum', found, 'params_, param_winc_')
+        params_, param_winc_ = check_pair('sgd_momentum', found, 'params_, param_winc_')
+
+        def new_theta(i, key, *place):
+            value, theta, grad = (mapping[i][key][place] for mapping in (params, param_winc, param_grad))
+            if key == 'w':
+                return (f', the new theta = {self.mu} * {factor(theta)} + {self.w_rate} * '
+                        f'({grad:.4g} + {self.decay} * {factor(value)}) = '
+                        'mu * theta + w_rate * (gradient + decay * w), equations (13) and (9)')
+            return (f', the new theta = {self.mu} * {factor(theta)} + {self.b_rate} * {factor(grad)} = '
+                    'mu * theta + b_rate * gradient, equation (9); b has no decay')
+
+        def new_value(i, key, *place):
+            return (f' = {params[i][key][place]:.4g} - {factor(expected[1][i][key][place])} = {key} - theta, '
+                    'equation (10), where theta is the new one, as in param_winc_')
+
         # theta first: if it is wrong, so are the parameters.
-        for name, part, right in list(zip(('params_', 'param_winc_'), found, expected))[::-1]:
-            if not isinstance(part, dict) or part.keys() != right.keys():
-                fail(f'sgd_momentum: {name} is {kind(part)} with the keys {list(part)}; expected {list(right)}'
-                     if isinstance(part, dict) else f'sgd_momentum: {name} is {kind(part)}; expected a dict')
+        for name, part, right, why in (('param_winc_', param_winc_, expected[1], new_theta),
+                                       ('params_', params_, expected[0], new_value)):
+            check_keys(f'sgd_momentum: {name} is', part, right)
             for i in right:
-                def why(key, *place, i=i, name=name):
-                    value, theta, grad = (mapping[i][key][place] for mapping in (params, param_winc, param_grad))
-                    new = f'{self.mu} * {factor(theta)} + {getattr(self, key + "_rate")} * '
-                    new += f'({grad:.4g} + {self.decay} * {factor(value)})' if key == 'w' else factor(grad)
-                    rule = ('mu * theta + w_rate * (gradient + decay * w), equations (13) and (9)' if key == 'w' else
-                            'mu * theta + b_rate * gradient, equation (9); b has no decay')
-                    if name == 'param_winc_':
-                        return f', the new theta = {new} = {rule}'
-                    return (f' = {value:.4g} - {factor(expected[1][i][key][place])} = {key} - theta, equation (10), '
-                            'where theta is the new one, as in param_winc_')
-
-                check_params(f'sgd_momentum: {name}[{i}]', part[i], right[i], why)
-        return found
-
-    def by_equation(self, params, param_winc, param_grad):
-        """Equations (13), (9) and (10) for every number on its own."""
-        params_, param_winc_ = copy.deepcopy((params, param_winc))
-        for i in params:
-            for key, rate, decay in (('w', self.w_rate, self.decay), ('b', self.b_rate, 0)):
-                for place in np.ndindex(params[i][key].shape):
-                    gradient = param_grad[i][key][place] + decay * params[i][key][place]                        # (13)
-                    theta = self.mu * param_winc[i][key][place] + rate * gradient                                # (9)
-                    param_winc_[i][key][place], params_[i][key][place] = theta, params[i][key][place] - theta   # (10)
-        return params_, param_winc_
+                check_keys(f'sgd_momentum: {name}[{i}] is', part[i], ('w', 'b'))
+                for key in right[i]:
+                    check_array(f'sgd_momentum: {name}[{i}][{key!r}]', part[i][key], right[i][key],
+                                functools.partial(why, i, key))
 
     def test_by_hand(self):
         """w: 0.9 * 0.5 + 0.1 * (-3 + 0.5 * 2) = 0.25, and 2 - 0.25. b: 0.9 * (-0.4) + 0.2 * 4 = 0.44, and 1 - 0.44."""
         one_number = [{1: {'w': np.array([[w]]), 'b': np.array([b])}} for w, b in ((2., 1.), (0.5, -0.4), (-3., 4.))]
-        self.step(*one_number, [{1: {'w': np.array([[1.75]]), 'b': np.array([0.56])}},
-                                {1: {'w': np.array([[0.25]]), 'b': np.array([0.44])}}])
-
-    def test_several_steps(self):
-        params = {1: {'w': np.array([[2.]]), 'b': np.array([1.])}}
-        param_winc = {1: {'w': np.zeros((1, 1)), 'b': np.zeros(1)}}
-        for number in (3., -1., 2., 0.5):
-            param_grad = {1: {'w': np.array([[number]]), 'b': np.array([-number])}}
-            expected = self.by_equation(params, param_winc, param_grad)
-            params, param_winc = self.step(params, param_winc, param_grad, expected)
+        self.check(*one_number, [{1: {'w': np.array([[1.75]]), 'b': np.array([0.56])}},
+                                 {1: {'w': np.array([[0.25]]), 'b': np.array([0.44])}}])
 
     def test_all_layers(self):
         """LeNet has layers without parameters too: their w and b are empty arrays, and stay so."""
@@ -589,4 +532,11 @@ class TestQ7_sgd_momentum:
         rng = np.random.RandomState(3)
         params, param_winc, param_grad = (
             {i: {'w': rng.randn(*shape), 'b': rng.randn(shape[-1])} for i, shape in shapes.items()} for _ in range(3))
-        self.step(params, param_winc, param_grad, self.by_equation(params, param_winc, param_grad))
+        params_, param_winc_ = copy.deepcopy((params, param_winc))
+        for i in params:
+            for key, rate, decay in (('w', self.w_rate, self.decay), ('b', self.b_rate, 0)):
+                for place in np.ndindex(params[i][key].shape):
+                    gradient = param_grad[i][key][place] + decay * params[i][key][place]                        # (13)
+                    theta = self.mu * param_winc[i][key][place] + rate * gradient                                # (9)
+                    param_winc_[i][key][place], params_[i][key][place] = theta, params[i][key][place] - theta   # (10)
+        self.check(params, param_winc, param_grad, (params_, param_winc_))
