@@ -78,20 +78,20 @@ import contextlib, io, json, sys
 from pathlib import Path
 import pytest
 
-class Outcomes(dict):
+class Notes:
     def pytest_runtest_logreport(self, report):
         if report.when == 'call' or report.failed:
-            self[report.nodeid.partition('::')[2]] = report.outcome, report.longreprtext
+            found[report.nodeid.partition('::')[2]] = report.outcome, report.longreprtext
 
 for line in sys.stdin:
     source, flags = json.loads(line)
     Path('cnn_lenet.py').write_text(source)
     for name in ('cnn_lenet', 'testLeNet', 'test_questions'):
         sys.modules.pop(name, None)
-    outcomes, text = Outcomes(), io.StringIO()
+    found, text = {}, io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-        status = pytest.main(['-p', 'no:cacheprovider', *flags], plugins=[outcomes])
-    print(json.dumps([status, outcomes, text.getvalue()]), flush=True)
+        status = pytest.main(['-p', 'no:cacheprovider', *flags], plugins=[Notes()])
+    print(json.dumps([status, found, text.getvalue()]), flush=True)
 """
 
 
