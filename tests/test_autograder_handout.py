@@ -283,6 +283,10 @@ WRONG = {
     'Q1, batch first': ('pooling_layer_forward', FORWARD.format(order=[3, 0, 1, 2], axes=(0, 1)),
                         'these are the values of another layout (batch first), '
                         'reshape(batch_size, height, width, channel): data['),
+    'Q1, put back batch first': ('pooling_layer_forward', FORWARD.format(order=[0, 1, 2, 3], axes=(0, 1)) + """
+output['data'] = y.transpose(3, 0, 1, 2).reshape(-1, n)""",
+                                 'these are the right values in another layout (batch first), '
+                                 'reshape(batch_size, height, width, channel): data['),
     'Q1 changes its input': ('pooling_layer_forward', 'input.update(output)\nreturn input',
                              "pooling_layer_forward changed input['height'], which belongs to its caller"),
     'Q2': ('relu_forward', "output['data'] = abs(input['data'])",
