@@ -971,8 +971,8 @@ def _gradients_in_strips(x, w, diff, layer, need_input_od):
         if need_input_od:
             products = (w_values @ d_values).reshape(p, w_out, k, c, n)
             x_sums = np.zeros((p, width, c, n), d_values.dtype)                  # (D d) (W w) of this strip
-            for j in range(w_out):
-                x_sums[:, j:j + k] += products[:, j]
+            for b in reversed(range(k)):               # one column in all windows at once
+                x_sums[:, b:b + w_out] += products[:, :, b]
             od[i:i + p] += _times(X[:, :len(x_rows)].T, x_sums)
         x_values = _times(X[:, :len(x_rows)], x_rows)                            # (p, width, c, n)
         # As in `_gradients`, one product for all windows of a row: what they have in column b is
