@@ -40,7 +40,6 @@ RULES = [
     (lambda: init(3, None), ['layer 3', 'type', *KINDS]),
     (lambda: init(1, conv(2, 3)), ['layer 1', "'CONV'", "'DATA'"]),
     (lambda: init(8, IP), ['layer 8', "'IP'", "'LOSS'"]),
-    (lambda: init(6, loss(3)), ['layer 6', "'LOSS'"]),
     (lambda: init(0, loss(3)), ['layers', '0', 'integers', '1']),
     (lambda: c.init_convnet({}), ['layers', 'a dict', 'integers 1, 2']),
     (lambda: c.init_convnet(None), ['layers', 'None']),
@@ -50,7 +49,6 @@ RULES = [
     (lambda: init(2, conv(2, 3, stride=0)), ['layer 2', 'stride = 0', 'at least 1']),
     (lambda: init(2, conv(2, 3, pad=-1)), ['layer 2', 'pad = -1', 'at least 0']),
     (lambda: init(2, conv(2, 3, group=0)), ['layer 2', 'group = 0', 'at least 1']),
-    (lambda: init(3, pooling(0, 1)), ['layer 3', 'k = 0', 'at least 1']),
     (lambda: init(6, {**IP, 'init_type': 'normal'}), ['layer 6', "'normal'", "'uniform'", "'gaussian'"]),
     (lambda: init(8, loss(1)), ['layer 8', 'num = 1', 'at least 2']),
     # Layers: windows and groups
@@ -75,7 +73,6 @@ RULES = [
     (lambda: train(labels=[0, 1, 2, 3, 0]), ['label 3', 'position 3', '0..2']),
     (lambda: train(labels=[0, -1, 2, 0, 7]), ['label -1', 'position 1', '0..2']),
     (lambda: train(labels=[0, 1, 0.5, 0, 1]), ['labels', 'whole numbers']),
-    (lambda: train(labels=[0, 1, np.nan, 0, 1]), ['labels', 'whole numbers']),
     (lambda: train(labels=[0, 1, None, 0, 1]), ['labels', 'whole numbers']),
     (lambda: c.mlrloss(np.zeros((5, 2)), np.zeros((4, 5)), [0, 1, 2, 3, 0], 3, 1), ['label 3', 'position 3', '0..2']),
     (lambda: c.mlrloss(np.zeros((5, 3)), np.zeros((4, 5)), LABELS, 3, 1), ['wb', '(5, 3)', '(4, 5)', 'K = 3']),
@@ -85,11 +82,9 @@ RULES = [
     (lambda: c.conv_net(*network_and_batch('lenet in small'), True), ['threads', 'True', 'whole number']),
     # Layer functions called directly: what would otherwise give a wrong result in silence
     (lambda: c.conv_layer_forward(INPUT, conv(4, 2, stride=3), random_params((8, 4))), ['k = 2', 'stride = 3', '6']),
-    (lambda: c.conv_layer_forward(INPUT, conv(4, 2, group=4), CONV_PARAM), ['group = 4', 'channel = 2']),
     (lambda: c.conv_layer_forward(INPUT, CONV, {**CONV_PARAM, 'w': np.zeros((3, 4))}), ["'w'", '(3, 4)', '(4, 4)']),
     (lambda: c.conv_layer_forward(INPUT, CONV, {**CONV_PARAM, 'b': np.zeros(1)}), ["'b'", '(1,)', '(4,)']),
     (lambda: c.pooling_layer_forward(INPUT, pooling(2, 2)), ['k = 2', 'stride = 2', '5']),
-    (lambda: c.pooling_layer_forward(INPUT, pooling(2, 1, pad=1)), ['pad = 1', '0']),
     (lambda: c.inner_product_forward(INPUT, IP, {**IP_PARAM, 'w': np.zeros((60, 3))}), ["'w'", '(60, 3)', '(60, 4)']),
     (lambda: c.inner_product_forward(INPUT, IP, {**IP_PARAM, 'b': np.zeros(1)}), ["'b'", '(1,)', '(4,)']),
     # Gradient check

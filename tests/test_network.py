@@ -226,7 +226,7 @@ def leaky_relu_backward(output, input, layer):
 
 
 def test_a_new_type_of_layer_takes_three_edits_of_the_module():
-    """Its two functions, a row, its shapes; then it trains."""
+    """Its two functions, a row, its shapes; then its gradients are right."""
     source = Path(cnn_lenet.__file__).read_text(encoding='utf-8')
     for old, new in (("# ------", LEAKY_RELU),
                      ("'RELU': (relu_forward, relu_backward),",
@@ -239,7 +239,3 @@ def test_a_new_type_of_layer_takes_three_edits_of_the_module():
     layers[7] = {'type': 'LEAKY'}
     errors = module.check_gradients(params, layers, data, labels)
     assert errors.keys() == {2, 4, 6, 8} and max(errors.values()) < 1e-5
-    cp, grad = module.conv_net(params, layers, data, labels)
-    winc = map_arrays(np.zeros_like, params)
-    params, _ = module.sgd_momentum(0.01, 0.02, 0.9, 0.0005, params, winc, grad)
-    assert module.conv_net(params, layers, data, labels)[0]['cost'] < cp['cost']
