@@ -75,11 +75,11 @@ def mistaken(paths):
                  if re.fullmatch(pattern, path.split('/')[-1], re.IGNORECASE)), '')
 
 
-def is_taken(path, ordinary):
+def is_taken(path, ordinary, alone=False):
     """Hidden files, what programs leave behind, links, and paths that no student has are not taken along."""
     parts = path.split('/')
     taken = len(path) <= 250 and len(parts) <= 20 and not any(part.startswith('.') or part in UNREAD for part in parts)
-    if taken and not ordinary and parts[-1] == NAME:
+    if taken and not ordinary and (alone or parts[-1] == NAME):
         raise Refused(f'{path} is no ordinary file but a link, a device or the like')
     return taken and ordinary
 

@@ -18,7 +18,7 @@ def handed_in(path):
     try:
         for name, place in everything(path):
             status = place.lstat()
-            if archive.is_taken(name, stat.S_ISREG(status.st_mode)):
+            if archive.is_taken(name, stat.S_ISREG(status.st_mode), alone=place is path):
                 total += status.st_size
                 archive.check_amount(len(files) + 1, total)
                 files[name] = place.read_bytes()
@@ -69,28 +69,21 @@ class Submission:
         deadline = min(deadline, time.monotonic() + self.flags.timeout)
         self.cage = cage.Cage(deadline, self.flags.memory, 10 * self.flags.timeout)
         try:
-            self.unpack(deadline)
-            answer = self.ask('import of cnn_lenet.py', {'functions': self.functions}, deadline)
-            self.warning = str(answer['warning']) if 'warning' in answer else None
-        except (archive.Refused, cage.Failure):
+            answer, _ = self.cage.ask({'names': list(self.files), 'functions': self.functions}, deadline,
+                                      [mnist(), *self.files.values()])
+            if 'refused' in answer:
+                raise archive.Refused(str(answer['refused']))
+            if 'error' in answer:
+                raise cage.Failure(str(answer['error']))
+        except cage.Failure as failure:
+            self.end(deadline)
+            raise cage.Failure(f'import of cnn_lenet.py: {failure}') from None
+        except archive.Refused:
             self.end(deadline)
             raise
-
-    def unpack(self, deadline):
-        answer = self.ask('reading the archive', {'names': list(self.files)}, deadline, [mnist(), *self.files.values()])
-        if 'refused' in answer:
-            raise archive.Refused(answer['refused'])
         alone = archive.NAME in self.files and not self.path.is_dir()
-        self.source = self.path.name if alone else answer['source']
-
-    def ask(self, step, request, deadline, blobs=()):
-        try:
-            answer, _ = self.cage.ask(request, deadline, blobs)
-        except cage.Failure as failure:
-            raise cage.Failure(f'{step}: {failure}') from None
-        if 'error' in answer:
-            raise cage.Failure(f"{step}: {answer['error']}")
-        return answer
+        self.source = self.path.name if alone else str(answer.get('source'))
+        self.warning = str(answer['warning']) if 'warning' in answer else None
 
     def call(self, function, arguments, form, deadline):
         """Call a function. Returns the worker's answer: what was returned under 'result' and the path to a changed

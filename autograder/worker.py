@@ -26,17 +26,18 @@ def main(receive, send):
     """
     request, (mnist, *contents) = receive()
     try:
-        send(request['token'], {'source': archive.unpack(dict(zip(request['names'], contents)), mnist)})
+        source = archive.unpack(dict(zip(request['names'], contents)), mnist)
     except archive.Refused as error:
         send(request['token'], {'refused': str(error)})
-    request, _ = receive()
+        return
     sys.path.insert(0, os.getcwd())
     path = os.path.join(os.getcwd(), 'cnn_lenet.py')
     output = sys.stdout = sys.__stdout__ = Output(open(os.devnull, 'wb'), write_through=True)
     # By its path: a folder cnn_lenet beside it would come first.
     spec = importlib.util.spec_from_file_location('cnn_lenet', path)
     module = sys.modules['cnn_lenet'] = importlib.util.module_from_spec(spec)
-    send(request['token'], {**run(spec.loader, module, request['functions'], path), 'printed': output.printed})
+    ended = run(spec.loader, module, request['functions'], path)
+    send(request['token'], {**ended, 'source': source, 'printed': output.printed})
     while True:
         request, blobs = receive()
         header, arrays = answer(request, blobs, vars(module), path)

@@ -139,11 +139,6 @@ QUICK = {
         relu_forward="return {**input, 'data': np.zeros((2 ** 27, 1))}",
         inner_product_forward=FORGED_ANSWER + 'forge(json.dumps({"sizes": [2 ** 26] * 9, "result": 1}))',
         relu_backward=FORGED_ANSWER + 'forge("[" + "[]," * 20000000 + "[]]")')),
-    'long texts': ('Q2 Q5 Q7', hostile(
-        relu_forward=FORGED_ANSWER + 'forge(json.dumps({"sizes": [], "error": "x" * 10 ** 6, "line": None}))',
-        relu_backward=FORGED_ANSWER + 'forge(json.dumps({"sizes": [], "error": "x" * 3000, "line": "y" * 3000}))',
-        sgd_momentum=FORGED_ANSWER + (
-            'forge(json.dumps({"sizes": [], "result": ["value", 1], "changed": ["x" * 9] * 10 ** 6}))'))),
     'forged answers': ('Q5 Q7', hostile(
         relu_backward=FORGED_ANSWER + (
             'forge(json.dumps({"sizes": [], "result": ["dict", [[["a"], 7]]], "changed": {"x": [[]]}}))'),
@@ -294,13 +289,6 @@ def grade_all(place, tier):
                ['--memory', '4000' if name in NEEDS_MORE else '500']) for name in GRADED[tier]})
 
 
-def check(process, lost):
-    assert scores(process) == without(*lost.split())
-    assert 'Traceback' not in process.stdout + process.stderr
-    assert '999' not in process.stdout.splitlines()[-1]
-    assert process.left == []
-
-
 @pytest.fixture(scope='module')
 def answered():
     """All of ANSWERS, graded in this process: dict, name -> (scores, feedback)."""
@@ -324,7 +312,7 @@ def test_arguments_that_are_kept_and_changed_later_make_no_difference():
 def test_error_texts_are_printed_where_only_ascii_can_be(grader):
     source = hostile(relu_forward=ANSWERS['exception with unprintable characters'])
     process = grader().source(source, LC_ALL='C', PYTHONCOERCECLOCALE='0', PYTHONUTF8='0', PYTHONIOENCODING='ascii')
-    check(process, 'Q2')
+    assert scores(process) == without('Q2') and process.stderr == '' and process.left == []
     assert r'\ud800 \x1b[2J\x00 \u202e \xe9' in process.stdout
 
 
