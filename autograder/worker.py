@@ -15,7 +15,6 @@ from numbers import Real
 import archive
 import numpy as np
 
-extract_tb = traceback.extract_tb    # which the submission may replace in its module
 MAX_TEXT = 200                   # characters of an exception's text
 
 
@@ -135,7 +134,7 @@ def describe(error, path):
     """The last line of a traceback, with the line of the submission where it was."""
     try:
         text, line, code = f'{type(error).__name__}: {error}', None, None
-        for frame in extract_tb(error.__traceback__):
+        for frame in traceback.extract_tb(error.__traceback__):
             if frame.filename == path:
                 line, code = frame.lineno, frame.line
         if isinstance(error, SyntaxError) and error.filename == path:

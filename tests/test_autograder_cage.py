@@ -56,12 +56,6 @@ for fd in range(64):
     except OSError:
         pass
 '''
-ALWAYS_EQUAL = '''
-    __eq__ = __ne__ = lambda self, other: True
-    __array_ufunc__ = lambda self, *a, **k: np.True_
-    __hash__ = None
-    all = any = __bool__ = lambda self, *a: True
-'''
 # A message in the worker's own form, with the token that it waits for. The caller's frames have both.
 FORGED_ANSWER = '''
 import json, os, sys
@@ -124,11 +118,6 @@ QUICK = {
     'NumPy functions replaced, ReLU wrong': ('Q2', relu('    return dict(input)') + (
         '\nfor name in ("array_equal", "allclose", "isclose", "abs", "isfinite"):\n'
         '    setattr(np, name, lambda *a, **k: True)\n')),
-    'modules replaced': ('', LOOPS + ('\nimport sys, json, os\njson.dumps = json.loads = lambda *a, **k: "{}"\n'
-                                      'os.write = os.read = lambda *a: 0\n'
-                                      'fakes = {name: type(sys)(name) for name in ("numpy", "json", "traceback")}\n'
-                                      'vars(fakes["numpy"]).update(vars(np), array_equal=lambda *a: True, abs=None)\n'
-                                      'sys.modules.update(fakes)\nsys.modules.pop("os")\n')),
     'unbounded allocation': ('Q2', relu('    hoard = []\n    while True: hoard.append(np.ones(10 ** 6))')),
     'a crash, an exit, an endless recursion, a forged result on every descriptor': ('Q2 Q3 Q5 Q7', hostile(
         relu_forward='import os; os.abort()',
@@ -224,8 +213,6 @@ ANSWERS = {
     'exception that cannot be shown': 'class E(Exception):\n    def __str__(self): raise self\nraise E',
     'exception with unprintable characters': r"raise ValueError('\ud800 \x1b[2J\x00 \u202e é')",
     'NaN': "return {**input, 'data': input['data'] * np.nan}",
-    'subclass that equals everything': f"class A(np.ndarray):{ALWAYS_EQUAL}\n"
-                                       "return {**input, 'data': input['data'].view(A)}",
     'height is an array': RIGHT.replace('}', ", 'height': np.array([2, 2])}"),
     'height is huge': RIGHT.replace('}', ", 'height': 10 ** 5000}"),
     'answer that contains itself': "x = dict(input)\nx['data'] = x\nreturn x",
