@@ -71,16 +71,14 @@ class Submission:
         try:
             answer, _ = self.cage.ask({'names': list(self.files), 'functions': self.functions}, deadline,
                                       [mnist(), *self.files.values()])
-            if 'refused' in answer:
-                raise archive.Refused(str(answer['refused']))
-            if 'error' in answer:
-                raise cage.Failure(str(answer['error']))
         except cage.Failure as failure:
+            answer = {'error': failure}
+        if 'refused' in answer or 'error' in answer:
             self.end(deadline)
-            raise cage.Failure(f'import of cnn_lenet.py: {failure}') from None
-        except archive.Refused:
-            self.end(deadline)
-            raise
+        if 'refused' in answer:
+            raise archive.Refused(str(answer['refused']))
+        if 'error' in answer:
+            raise cage.Failure(f"import of cnn_lenet.py: {answer['error']}")
         alone = archive.NAME in self.files and not self.path.is_dir()
         self.source = self.path.name if alone else str(answer.get('source'))
         self.warning = str(answer['warning']) if 'warning' in answer else None
