@@ -15,14 +15,16 @@ import collections
 import concurrent.futures
 import contextlib
 import csv
+import difflib
 import functools
+import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
-import stat
 import sys
 import time
 from pathlib import Path
@@ -46,8 +48,19 @@ QUESTIONS = {
     'Q6': ('inner_product_backward', 10),
     'Q7': ('sgd_momentum', 7),
 }
-HEAD = ['submission', *QUESTIONS, 'total', 'seed', 'remark']      # of a class's table
-NO_SUBMISSIONS = ('README.txt', 'submission_metadata.yml', '__MACOSX')
+# What an answer should be, for the report on one that is not.
+RULES = {
+    'Q1': "output['data'] has the largest number of every window (section 2.4)",
+    'Q2': "output['data'] has max(0, x) for every number x of input['data'] (section 2.2)",
+    'Q3': "output['data'] has W x + b for every column x of input['data'], where W is w transposed (eq. 3)",
+    'Q4': 'input_od has, for every number, the sum of diff over the windows of which it is the largest; 0 without any',
+    'Q5': "input_od is diff where input['data'] is positive, and 0 elsewhere",
+    'Q6': 'param_grad has data * diff and diff, summed over all images; input_od has w * diff, summed over all outputs',
+    'Q7': 'param_winc_ has mu * theta + w_rate * (gradient + decay * w), and mu * theta + b_rate * gradient for b '
+          '(eqs. 13, 9); params_ has w and b minus that (eq. 10)',
+}
+HEAD = ['submission', *QUESTIONS, 'total', 'seed', 'digest', 'remark']      # of a class's table
+KINDS = ('', *archive.ARCHIVES, '.rar', '.7z', '.py', '.ipynb', '.m')        # endings of files that are submissions
 
 
 def main(argv=None):
@@ -143,32 +156,93 @@ def whole(low, high):
 
 
 def grade_class(flags, seed):
-    """Grade the submissions in a folder that have no row in the table; a row is written as soon as it is known."""
-    folder = Path(flags.submission)
-    ours = [os.path.realpath(path) for path in (flags.csv, flags.feedback) if path]
-    names = sorted(name for name in os.listdir(folder) if not name.startswith('.') and name not in NO_SUBMISSIONS
-                   and os.path.realpath(folder / name) not in ours)
-    if flags.only and flags.only not in names:
-        sys.exit(f'grade.py: error: {printable(str(folder))} holds no submission {printable(flags.only)}')
+    """Grade the submissions in a folder that have no row in the table, or have changed since; a row is written as soon
+    as it is known."""
+    folder, rows = Path(flags.submission), read_table(flags.csv)
+    names, others = find_submissions(folder, flags)
+    seed = seed_of(rows, flags, seed)
+    digests = {name: digest(folder / name) for name in ([flags.only] if flags.only else names)}
+    again = [name for name in digests if cell(name) in rows
+             and (flags.only or rows[cell(name)]['digest'] != digests[name])]
+    waiting = [name for name in digests if cell(name) not in rows or name in again]
     if flags.feedback:
         os.makedirs(flags.feedback, exist_ok=True)
-    rows = read_table(flags.csv)
-    waiting = [flags.only] if flags.only else [name for name in names if cell(name) not in rows]
-    before = len(names) - len(waiting)
-    with open(flags.csv, 'a', buffering=1, newline='', encoding='utf-8') as file:     # each line is written at once
-        table = csv.writer(file, lineterminator='\n')
-        if not os.path.isfile(flags.csv) or not os.path.getsize(flags.csv):
-            table.writerow(HEAD)
-        for count, (name, result) in enumerate(in_parallel(waiting, folder, seed, flags), before + 1):
-            if flags.feedback:
-                path = os.path.join(flags.feedback, os.fsdecode(os.fsencode(name)[:240]) + '.txt')
-                Path(path).write_text(f'{report(result, seed)}\n', encoding='utf-8')
-            row = [cell(name), *(score for score, _ in result.scores.values()), total(result), seed, remark(result)]
-            if cell(name) in rows:
-                rewrite(flags.csv, {**rows, cell(name): row})
-            else:
-                table.writerow(row)
-            print(f'{count} of {len(names)}  {printable(name)}  {total(result)}', file=sys.stderr, flush=True)
+    write_table(flags.csv, rows)                       # before the first is graded, whether that works
+    for count, (name, result) in enumerate(in_parallel(waiting, folder, seed, flags), len(names) - len(waiting) + 1):
+        if flags.feedback:
+            path = os.path.join(flags.feedback, os.fsdecode(os.fsencode(name)[:240]) + '.txt')
+            Path(path).write_text(f'{report(result, seed)}\n', encoding='utf-8')
+        rows = {**rows, cell(name): {**row_of(name, result), 'seed': seed, 'digest': digests[name]}}
+        write_table(flags.csv, rows)
+        print(f'{count} of {len(names)}  {printable(name)}  {total(result) if result.graded else "not graded"}',
+              file=sys.stderr, flush=True)
+    for line in summary(rows, names, waiting, again, others):
+        print(line, file=sys.stderr, flush=True)
+
+
+def find_submissions(folder, flags):
+    """The names of the submissions in a folder, and of what is none. Ends the grader if two would share a row, or if
+    the only one that is wanted is not there."""
+    ours = [os.path.realpath(path) for path in (flags.csv, flags.feedback) if path]
+    found = sorted(name for name in os.listdir(folder)
+                   if archive.is_taken(name, True) and os.path.realpath(folder / name) not in ours)
+    names = [name for name in found if (folder / name).is_dir() or os.path.splitext(name.lower())[1] in KINDS]
+    rows = {}
+    for name in names:
+        other = rows.setdefault(cell(name), name)
+        if other != name:
+            sys.exit(f'grade.py: error: {other!r} and {name!r} would have the same row in a table; rename one of them')
+    if flags.only and flags.only not in names:
+        near = ([name for name in names if stem(name) == stem(flags.only)]
+                or difflib.get_close_matches(flags.only, names))
+        sys.exit(f'grade.py: error: {printable(str(folder))} holds no submission {printable(flags.only)}'
+                 + (f'; did you mean {listed(near)}?' if near else ''))
+    return names, [name for name in found if name not in names]
+
+
+def stem(name):
+    """A name without what says which kind of file it is."""
+    return re.sub(rf"({'|'.join(map(re.escape, filter(None, KINDS)))})+$", '', name.lower())
+
+
+def listed(names):
+    return ', '.join(map(printable, names))
+
+
+def digest(path):
+    """The first 12 hex digits of SHA-256: of a file, as sha256sum has it, or of all names and contents in a folder."""
+    found = hashlib.sha256()
+    with contextlib.suppress(archive.Refused):
+        for name, content in sorted(submissions.handed_in(path).items()):
+            found.update(os.fsencode(f'{name}\0{len(content)}\0') + content if path.is_dir() else content)
+    return found.hexdigest()[:12]
+
+
+def seed_of(rows, flags, seed):
+    """The seed of a class: that of its table, if there are rows."""
+    seed = next((int(row['seed']) for row in rows.values() if row['seed'].isdecimal()), seed)
+    if flags.seed not in (None, seed):
+        sys.exit(f'grade.py: error: {printable(flags.csv)} was begun with seed {seed}; leave out --seed {flags.seed}, '
+                 'or name another table')
+    return seed
+
+
+def summary(rows, names, waiting, again, others):
+    """Lines on what a class's table holds now."""
+    done = [rows[cell(name)] for name in names if cell(name) in rows]
+    failed = [row for row in done if row['total'] == '']
+    if not waiting:
+        yield f'nothing to grade, all {len(names)} have a row'
+    yield (f'{len(done)} of {len(names)} submissions have a row: {len(done) - len(failed)} graded, '
+           f'{len(failed)} not graded')
+    yield from (f"{row['submission']}  {row['remark']}" for row in failed)
+    if again:
+        yield f'graded again: {listed(again)}'
+    stems = [stem(name) for name in names]
+    for same in sorted({name for name in stems if stems.count(name) > 1}):
+        yield f'of the same student? {listed(name for name in names if stem(name) == same)}'
+    if others:
+        yield f'no submissions, without a row: {listed(others)}'
 
 
 def in_parallel(names, folder, seed, flags):
@@ -192,48 +266,51 @@ def cell(name):
 
 
 def read_table(path):
-    """The rows of an earlier run: dict, name -> row. A row that was cut off is removed from the table."""
-    if not os.path.isfile(path) or not os.path.getsize(path):
+    """The rows of an earlier run: dict, name -> row."""
+    if not os.path.isfile(path):
         return {}
-    with open(path, newline='', encoding='utf-8-sig', errors='surrogateescape') as file:
-        lines = file.read().splitlines(keepends=True)
-    if lines[0].strip() != ','.join(HEAD):
-        sys.exit(f'grade.py: error: {printable(path)} is no table of scores: its first line is not '
-                 f"{','.join(HEAD)}; move it away, or name another file")
-    found = list(csv.reader(lines[1:]))
-    rows = {row[0]: row for row in found if len(row) == len(HEAD)}
-    if len(rows) < len(found) or not lines[-1].endswith('\n'):
-        rewrite(path, rows)
-    return rows
+    lines = Path(path).read_text('utf-8-sig', 'surrogateescape').splitlines()
+    if lines and lines[0] != ','.join(HEAD):
+        sys.exit(f"grade.py: error: {printable(path)} is no table of scores: its first line is not {','.join(HEAD)}; "
+                 'move it away, or name another file')
+    return {row['submission']: row for row in csv.DictReader(lines) if None not in (*row, *row.values())}
 
 
-def rewrite(path, rows):
-    """Replace a table as a whole."""
+def write_table(path, rows):
+    """Write a table, sorted. The mark at its beginning tells Excel that it is UTF-8."""
     text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows([HEAD, *rows.values()])
-    write_whole(path, text.getvalue())
+    table = csv.DictWriter(text, HEAD, lineterminator='\n')
+    table.writeheader()
+    table.writerows(rows[name] for name in sorted(rows))
+    write_whole(path, '\ufeff' + text.getvalue())
+
+
+def row_of(name, result):
+    """A row without seed and digest. What is not graded has no points, as a spreadsheet would count a 0."""
+    points = {question: score for question, (score, _) in result.scores.items()}
+    points = {**points, 'total': total(result)} if result.graded else {}
+    return {**dict.fromkeys(HEAD, ''), **points, 'submission': cell(name), 'remark': remark(result)}
 
 
 def write_whole(path, text):
     """Put a file in the place of what is there, where a link leads to it: also of a pipe, which a submission may have
     left and which nobody reads. A device is written to."""
-    path = os.path.realpath(path)
-    device = os.path.exists(path) and stat.S_ISCHR(os.stat(path).st_mode)
-    new = path if device else f'{path}.{secrets.token_hex(8)}'
-    with open(new, 'w' if device else 'x', newline='', encoding='utf-8', errors='surrogateescape') as file:
+    path = Path(os.path.realpath(path))
+    new = path if path.is_char_device() else Path(f'{path}.{secrets.token_hex(8)}.tmp')
+    with open(new, 'w' if new == path else 'x', encoding='utf-8', errors='surrogateescape') as file:
         file.write(text)
     try:
-        if os.path.isfile(path):
+        if path.is_file():
             shutil.copymode(path, new)
-        if not device:
+        if new != path:
             os.replace(new, path)
     except OSError:
-        os.remove(new)
+        new.unlink()
         raise
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Right answers: plain loops, one image, one window at a time, with the arguments of the graded functions
+# Right answers: as plain as possible, with the arguments of the graded functions
 # ---------------------------------------------------------------------------------------------------------------
 
 
@@ -283,21 +360,12 @@ def relu_backward(output, input, layer):
 
 
 def inner_product_forward(input, layer, param):
-    out = np.zeros((layer['num'], input['batch_size']))
-    for n in range(input['batch_size']):
-        out[:, n] = param['w'].T @ input['data'][:, n] + param['b']
-    return structure(out, 1, 1, layer['num'])
+    return structure(param['w'].T @ input['data'] + param['b'][:, None], 1, 1, layer['num'])
 
 
 def inner_product_backward(output, input, layer, param):
-    param_grad = {'w': np.zeros(param['w'].shape), 'b': np.zeros(param['b'].shape)}
-    input_od = np.zeros(input['data'].shape)
-    for n in range(input['batch_size']):
-        diff = output['diff'][:, n]
-        param_grad['w'] += np.outer(input['data'][:, n], diff)
-        param_grad['b'] += diff
-        input_od[:, n] = param['w'] @ diff
-    return param_grad, input_od
+    param_grad = {'w': input['data'] @ output['diff'].T, 'b': output['diff'].sum(axis=1)}
+    return param_grad, param['w'] @ output['diff']
 
 
 def sgd_momentum(w_rate, b_rate, mu, decay, params, param_winc, param_grad):
@@ -321,8 +389,8 @@ def sgd_momentum(w_rate, b_rate, mu, decay, params, param_winc, param_grad):
 # tuple for values any of which will do.
 Case = collections.namedtuple('Case', 'title arguments expected')
 
-THE_RESULT = 'the result'                # of a function that returns one value
-NAMES = {'Q6': ('param_grad', 'input_od'), 'Q7': ('params_', 'param_winc_')}      # where it returns more
+NAMES = {'Q1': ['output'], 'Q2': ['output'], 'Q3': ['output'], 'Q4': ['input_od'], 'Q5': ['input_od'],
+         'Q6': ['param_grad', 'input_od'], 'Q7': ['params_', 'param_winc_']}      # of what a function returns
 
 POOLINGS = [(24, 24, 20, 2, 2, 2), (8, 8, 50, 2, 2, 2), (5, 7, 3, 4, 3, 2), (10, 7, 2, 3, 4, 3), (8, 11, 4, 3, 2, 3)]
 RELUS = [(1, 1, 500, 2, 1), (4, 5, 3, 6, -1), (3, 2, 4, 3, 1)]
@@ -351,8 +419,8 @@ def make_cases(question, rng):
         if backward:                                   # given the right output: a mistake costs one question alone
             arguments = {'output': {**right, 'diff': rng.randn(*right['data'].shape)}, **arguments}
             right = backward(**arguments)
-        cases.append(Case(title, arguments,
-                          dict(zip(NAMES[question], right)) if question in NAMES else {THE_RESULT: right}))
+        results = right if len(NAMES[question]) > 1 else [right]
+        cases.append(Case(title, arguments, dict(zip(NAMES[question], results))))
     return cases
 
 
@@ -434,7 +502,7 @@ def find_mistake(answer, case):
             return 'not written yet: this is what the starter returns'
         return problem
     except Exception as error:                         # whatever an answer has that comparing trips over is wrong
-        return f'{THE_RESULT} cannot be compared ({type(error).__name__}: {error})'
+        return f'the result cannot be compared ({type(error).__name__}: {error})'
 
 
 def unwritten(case):
@@ -455,11 +523,12 @@ def zeros(value):
 def compare_all(found, expected, case):
     """What is wrong with all that a function returned, in one line; None if nothing is."""
     sizes = sizes_of(case.arguments['input']) if 'input' in case.arguments else None
-    if list(expected) == [THE_RESULT]:
-        return compare(found, expected[THE_RESULT], THE_RESULT, sizes)
-    if not isinstance(found, list) or len(found) != len(expected):
-        return f'{THE_RESULT} is {kind(found)}; expected {", ".join(expected)}'
-    return first(compare(a, b, name, sizes) for a, (name, b) in zip(found, expected.items()))
+    if len(expected) == 1:
+        found = [found]
+    elif not isinstance(found, list) or len(found) != len(expected):
+        return f'the result is {kind(found)}; expected {", ".join(expected)}'
+    pairs = list(zip(found, expected.items()))         # the last first: params_ are wrong if param_winc_ is
+    return first(compare(a, b, name, sizes) for a, (name, b) in reversed(pairs))
 
 
 def sizes_of(structure):
@@ -508,13 +577,12 @@ def compare_arrays(found, expected, name, sizes):
     wrong = error > TOLERANCE * np.abs(expected).max(initial=0)
     if not wrong.any():
         return None
-    worst = np.unravel_index(error.argmax(), error.shape)
-    place = f"[{', '.join(map(str, worst))}]"
+    place, where = tuple(map(int, np.argwhere(wrong)[0])), ''
     if sizes:
-        row, column, channel = np.unravel_index(worst[0], sizes)
-        place = f'row {row}, column {column}, channel {channel} of image {worst[1]}'
-    return (f'{name} is wrong in {int(wrong.sum())} of {error.size} places, most at {place}: {found[worst]:.6g}; '
-            f'expected {expected[worst]:.6g}')
+        row, column, channel = np.unravel_index(place[0], sizes)
+        where = f' (row {row}, column {column}, channel {channel} of image {place[1]})'
+    more = f'; {int(wrong.sum())} of {error.size} numbers differ' if error.size > 1 else ''
+    return f'{name}{list(place)} is {found[place]:.6g}; expected {expected[place]:.6g}{where}{more}'
 
 
 def name_change(path, case):
@@ -530,8 +598,11 @@ def name_change(path, case):
 # Grading
 # ---------------------------------------------------------------------------------------------------------------
 
-# scores: dict, question -> (score, lines of feedback); problem: why nothing was graded, or None
-Result = collections.namedtuple('Result', 'scores problem')
+# scores: dict, question -> (score, lines of feedback); problem: why there are no points, or None; graded: whether there
+# was anything to grade; head: what it was and how it was confined; notes: more lines above the points
+Result = collections.namedtuple('Result', 'scores problem graded head notes', defaults=(True, '', ()))
+CONFINED = {sandbox.BUBBLEWRAP: 'confined by bubblewrap', sandbox.ANOTHER_USER: 'confined as another user',
+            sandbox.LIMITS_ONLY: 'not confined'}
 
 
 def grade(path, seed, flags):
@@ -540,20 +611,44 @@ def grade(path, seed, flags):
     the total."""
     start = time.monotonic()
     deadlines = [start + min((i + 1) * flags.timeout, flags.total) for i in range(len(QUESTIONS) + 1)]
-    submission = None
+    name, submission, problem, notes = os.path.basename(os.path.abspath(path)), None, None, []
+    scores = {question: (0, []) for question in QUESTIONS}
     try:
+        if not flags.csv:
+            check_single(path)
         submission = submissions.Submission(path, [function for function, _ in QUESTIONS.values()], flags)
         submission.begin(deadlines[0])
         scores = {question: grade_question(question, submission, seed, flags.timeout, deadline)
                   for question, deadline in zip(QUESTIONS, deadlines[1:])}
-        return Result(scores, None)
+        if submission.warning:
+            notes.append(printable(f'warning: importing ended early, but the seven functions are there and are graded: '
+                                   f'{submission.warning}'))
+        if submission.printed:
+            notes.append('what the submission prints is not shown')
     except (archive.Refused, cage.Failure) as error:
         problem = printable(str(error))
-        return Result({question: (0, [f'not graded: {problem}']) for question in QUESTIONS}, problem)
     finally:                                           # also when the grader is stopped
         if submission:
             with contextlib.suppress(cage.Failure):
                 submission.end(deadlines[-1])
+    graded = not problem or problem.startswith('import of ')
+    of = f'{submission.source} of ' if graded and submission.source != name else ''
+    head = f"{'graded' if graded else 'read'} {of}{name}, {CONFINED[sandbox.tier().name]}"
+    return Result(scores, problem, graded, printable(head), notes)
+
+
+def check_single(path):
+    """Raise Refused if a folder is a class's: no cnn_lenet.py where one is expected, but several archives or folders
+    that hold an archive or a cnn_lenet.py."""
+    found = []
+    with contextlib.suppress(OSError):                 # which is told later
+        found = [name for name, _ in submissions.everything(path) if archive.is_taken(name, True)]
+    held = sorted({name.split('/')[0] for name in found
+                   if re.search(rf'\.(tar|tgz|zip|tar\.\w+)$|/{archive.NAME}$', name, re.IGNORECASE)})
+    if len(held) > 1 and archive.NAME not in found and f'hw7/{archive.NAME}' not in found:
+        more = f' and {len(held) - 5} more' if len(held) > 5 else ''
+        raise archive.Refused(f'the folder holds several submissions, {listed(held[:5])}{more}; hand in one; a class '
+                              'is graded with --csv FILE')
 
 
 def grade_question(question, submission, seed, timeout, deadline):
@@ -561,9 +656,9 @@ def grade_question(question, submission, seed, timeout, deadline):
     importing the submission again, if that is necessary, is not counted as a part of the timeout."""
     function, points = QUESTIONS[question]
     cases = cases_of(question, seed)
-    right, feedback, left, errors = 0, [], timeout, False
+    mistakes, changes, left, errors = {}, [], timeout, False
     for case in cases:
-        problem, warning, note = 'no time was left for this case', None, None
+        problem = 'no time was left for this case'
         if left > 0 and time.monotonic() < deadline:
             try:
                 submission.begin(deadline)
@@ -578,18 +673,26 @@ def grade_question(question, submission, seed, timeout, deadline):
                 errors = errors or 'error' in answer
                 problem = find_mistake(answer, case)
                 if answer.get('changed') is not None:
-                    warning = name_change(answer['changed'], case)
-                if answer.get('printed') and not submission.printed:
-                    submission.printed, note = True, 'what the submission prints is not shown'
+                    changes.append(name_change(answer['changed'], case))
+                submission.printed = submission.printed or bool(answer.get('printed'))
             except cage.Failure as failure:
                 problem = str(failure)
-        right += problem is None
-        feedback += [f"{'right' if problem is None else 'WRONG'}  {function}, {case.title}",
-                     *(f'           {printable(text)}' for text in (problem, warning, note) if text)]
+        if problem:
+            mistakes.setdefault(printable(problem), []).append(case.title)
     if errors:
         with contextlib.suppress(cage.Failure):
             submission.end(deadline)                   # it may have left memory or threads behind
-    return rounded(points * right / len(cases)), feedback
+    right = len(cases) - sum(map(len, mistakes.values()))
+    return rounded(points * right / len(cases)), feedback_on(question, right, len(cases), mistakes, changes)
+
+
+def feedback_on(question, right, count, mistakes, changes):
+    """Lines on a question, if there is anything to say. mistakes: dict, problem -> titles of the cases that have it."""
+    lines = [RULES[question]] if mistakes else []
+    for problem, (title, *more) in mistakes.items():
+        lines += [f'WRONG  {title}' + (f', and {len(more)} more' if more else ''), f'       {problem}']
+    lines += map(printable, dict.fromkeys(changes))
+    return [f'{QUESTIONS[question][0]}: {right} of {count} cases are right', *lines] if lines else []
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -615,39 +718,44 @@ def total(result):
 
 
 def heading(result, seed):
-    return f'not graded: {result.problem}' if result.problem else f'seed {seed} (--seed {seed} repeats these inputs)'
+    """What comes before the points."""
+    if result.problem:
+        return [result.head, f"{'no points' if result.graded else 'not graded'}: {result.problem}"]
+    return [result.head, f'seed {seed} (--seed {seed} repeats these inputs)', *result.notes]
 
 
 def report(result, seed):
-    """Feedback question by question, then the table."""
-    lines = [heading(result, seed), '']
-    if not result.problem:
-        for question, (_, feedback) in result.scores.items():
-            lines += [question, *(f'    {line}' for line in feedback), '']
-    lines += [f'{question}  {QUESTIONS[question][0]:24}{score:6g} of {QUESTIONS[question][1]:3}'
-              for question, (score, _) in result.scores.items()]
-    return '\n'.join([*lines, f"{'total':28}{total(result):6g} of {sum(points for _, points in QUESTIONS.values()):3}"])
+    """The table of points, then what is wrong."""
+    lines = heading(result, seed)
+    if result.graded:
+        lines += ['', *(f'{question}  {QUESTIONS[question][0]:24}{score:6g} of {QUESTIONS[question][1]:3}'
+                        for question, (score, _) in result.scores.items()),
+                  f"{'total':28}{total(result):6g} of {sum(points for _, points in QUESTIONS.values()):3}"]
+    for question, (_, feedback) in result.scores.items():
+        if feedback:
+            lines += ['', f'{question}  {feedback[0]}', *(f'    {line}' for line in feedback[1:])]
+    return '\n'.join(lines)
 
 
 def remark(result):
-    """For the table of a class: why nothing was graded, or the first mistake in every question."""
+    """For the table of a class: why there are no points, or the warnings and the first mistake in every question."""
     if result.problem:
-        return f'not graded: {result.problem}'
-    mistakes = []
+        return heading(result, 0)[1]
+    remarks = [note for note in result.notes if note.startswith('warning')]
     for question, (_, feedback) in result.scores.items():
         wrong = [number for number, line in enumerate(feedback) if line.startswith('WRONG')]
         if wrong:
-            mistakes.append(f'{question}: {feedback[wrong[0] + 1].strip()}')
-    return '; '.join(mistakes)
+            remarks.append(f'{question}: {feedback[wrong[0] + 1].strip()}')
+    return '; '.join(remarks)
 
 
 def gradescope_results(result, seed):
     """Gradescope's results.json."""
     tests = [{'number': question, 'name': QUESTIONS[question][0], 'score': score, 'max_score': QUESTIONS[question][1],
-              'status': 'passed' if score == QUESTIONS[question][1] else 'failed',
-              'output': '' if result.problem else '\n'.join(feedback)}
+              'status': 'passed' if score == QUESTIONS[question][1] else 'failed', 'output': '\n'.join(feedback)}
              for question, (score, feedback) in result.scores.items()]
-    return json.dumps({'score': total(result), 'output': heading(result, seed), 'tests': tests}, indent=1) + '\n'
+    output = '\n'.join(heading(result, seed))
+    return json.dumps({'score': total(result), 'output': output, 'tests': tests}, indent=1) + '\n'
 
 
 if __name__ == '__main__':
