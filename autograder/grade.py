@@ -160,7 +160,10 @@ def grade_class(flags, seed):
     as it is known."""
     folder, rows = Path(flags.submission), read_table(flags.csv)
     names, others = find_submissions(folder, flags)
-    seed = seed_of(rows, flags, seed)
+    seed = next((int(row['seed']) for row in rows.values() if row['seed'].isdecimal()), seed)     # a class has one
+    if flags.seed not in (None, seed):
+        sys.exit(f'grade.py: error: {printable(flags.csv)} was begun with seed {seed}; leave out --seed {flags.seed}, '
+                 'or name another table')
     digests = {name: digest(folder / name) for name in ([flags.only] if flags.only else names)}
     again = [name for name in digests if cell(name) in rows
              and (flags.only or rows[cell(name)]['digest'] != digests[name])]
@@ -216,15 +219,6 @@ def digest(path):
         for name, content in sorted(submissions.handed_in(path).items()):
             found.update(os.fsencode(f'{name}\0{len(content)}\0') + content if path.is_dir() else content)
     return found.hexdigest()[:12]
-
-
-def seed_of(rows, flags, seed):
-    """The seed of a class: that of its table, if there are rows."""
-    seed = next((int(row['seed']) for row in rows.values() if row['seed'].isdecimal()), seed)
-    if flags.seed not in (None, seed):
-        sys.exit(f'grade.py: error: {printable(flags.csv)} was begun with seed {seed}; leave out --seed {flags.seed}, '
-                 'or name another table')
-    return seed
 
 
 def summary(rows, names, waiting, again, others):
@@ -318,36 +312,26 @@ def structure(data, h, w, c):
     return {'data': data, 'height': h, 'width': w, 'channel': c, 'batch_size': data.shape[1]}
 
 
-def windows(input, layer):
-    """(image, output row, output column, first input row, first input column) of every window."""
-    k, stride = layer['k'], layer['stride']
-    for n in range(input['batch_size']):
-        for i in range((input['height'] - k) // stride + 1):
-            for j in range((input['width'] - k) // stride + 1):
-                yield n, i, j, i * stride, j * stride
-
-
 def feature_map(x, key='data'):
     return x[key].reshape(x['height'], x['width'], x['channel'], x['batch_size'])
 
 
+def windows(x, layer):
+    """The numbers of every window: (h_out, w_out, channel, batch_size, k, k)."""
+    found = np.lib.stride_tricks.sliding_window_view(feature_map(x), (layer['k'], layer['k']), axis=(0, 1))
+    return found[::layer['stride'], ::layer['stride']]
+
+
 def pooling_forward(input, layer):
-    k, stride, c = layer['k'], layer['stride'], input['channel']
-    h_out, w_out = (input['height'] - k) // stride + 1, (input['width'] - k) // stride + 1
-    out = np.zeros((h_out, w_out, c, input['batch_size']))
-    for n, i, j, row, column in windows(input, layer):
-        out[i, j, :, n] = feature_map(input)[row:row + k, column:column + k, :, n].max(axis=(0, 1))
-    return structure(out.reshape(h_out * w_out * c, -1), h_out, w_out, c)
+    out = windows(input, layer).max(axis=(4, 5))
+    return structure(out.reshape(-1, input['batch_size']), *out.shape[:3])
 
 
 def pooling_backward(output, input, layer):
-    k, diff = layer['k'], feature_map(output, 'diff')
-    od = np.zeros(feature_map(input).shape)
-    for n, i, j, row, column in windows(input, layer):
-        for channel in range(input['channel']):
-            window = feature_map(input)[row:row + k, column:column + k, channel, n]
-            a, b = np.unravel_index(window.argmax(), window.shape)
-            od[row + a, column + b, channel, n] += diff[i, j, channel, n]
+    found, diff, od = windows(input, layer), feature_map(output, 'diff'), np.zeros(feature_map(input).shape)
+    for i, j, channel, n in np.ndindex(diff.shape):
+        a, b = np.unravel_index(found[i, j, channel, n].argmax(), found.shape[4:])
+        od[i * layer['stride'] + a, j * layer['stride'] + b, channel, n] += diff[i, j, channel, n]
     return od.reshape(input['data'].shape)
 
 
@@ -527,16 +511,12 @@ def compare_all(found, expected, case):
         found = [found]
     elif not isinstance(found, list) or len(found) != len(expected):
         return f'the result is {kind(found)}; expected {", ".join(expected)}'
-    pairs = list(zip(found, expected.items()))         # the last first: params_ are wrong if param_winc_ is
-    return first(compare(a, b, name, sizes) for a, (name, b) in reversed(pairs))
+    problems = [compare(a, b, name, sizes) for a, (name, b) in zip(found, expected.items())]
+    return next(filter(None, reversed(problems)), None)        # the last first: params_ are wrong if param_winc_ is
 
 
 def sizes_of(structure):
     return [structure[key] for key in ('height', 'width', 'channel')]
-
-
-def first(problems):
-    return next((problem for problem in problems if problem), None)
 
 
 def compare(found, expected, name, sizes):
@@ -549,12 +529,13 @@ def compare(found, expected, name, sizes):
         return compare_arrays(found, expected, name, sizes)
     if isinstance(expected, dict):
         if not isinstance(found, dict):
-            return f'{name} is {kind(found)}; expected a dict'
+            return f'{name} is {kind(found)}; expected a dict with {", ".join(map(str, expected))}'
         missing = [key for key in expected if key not in found]
         if missing:
-            return f'{name} lacks the key {missing[0]!r}'
+            return f'{name} has no {missing[0]!r}; expected {", ".join(map(str, expected))}'
         sizes = sizes_of(expected) if 'height' in expected else None
-        return first(compare(found[key], expected[key], f'{name}[{key!r}]', sizes) for key in expected)
+        problems = (compare(found[key], expected[key], f'{name}[{key!r}]', sizes) for key in expected)
+        return next(filter(None, problems), None)
     return None if isinstance(found, float) and found == expected else f'{name} is {kind(found)}; expected {expected}'
 
 
@@ -646,9 +627,8 @@ def check_single(path):
     held = sorted({name.split('/')[0] for name in found
                    if re.search(rf'\.(tar|tgz|zip|tar\.\w+)$|/{archive.NAME}$', name, re.IGNORECASE)})
     if len(held) > 1 and archive.NAME not in found and f'hw7/{archive.NAME}' not in found:
-        more = f' and {len(held) - 5} more' if len(held) > 5 else ''
-        raise archive.Refused(f'the folder holds several submissions, {listed(held[:5])}{more}; hand in one; a class '
-                              'is graded with --csv FILE')
+        raise archive.Refused(f'the folder holds several submissions: {listed(held[:5])}{", ..." * (len(held) > 5)}; '
+                              'hand in one; a class is graded with --csv FILE')
 
 
 def grade_question(question, submission, seed, timeout, deadline):
