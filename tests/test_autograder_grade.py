@@ -1,6 +1,5 @@
 """The grader as a teacher uses it: what it reads, what it says, a whole class, Gradescope."""
 
-import bz2
 import csv
 import hashlib
 import io
@@ -16,7 +15,6 @@ import tarfile
 import time
 import types
 import zipfile
-import zlib
 
 import pytest
 from grading import (
@@ -70,18 +68,24 @@ class SubmissionHere(UncagedSubmission):
 def run_here(monkeypatch, capsys):
     """The grader in this process, with submissions that nothing confines: (exit status, stdout, stderr)."""
     def run(*flags):
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         with monkeypatch.context() as patch:
             patch.setattr(submissions, 'Submission', SubmissionHere)
-            handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            patch.setattr(grade.sandbox, 'tier', lambda: grade.sandbox.Tier(grade.sandbox.BUBBLEWRAP, [], 0, []))
             try:
-                status = grade.main([*map(str, flags), '--unconfined'])
+                status = grade.main(list(map(str, flags)))
             except SystemExit as stop:
                 status = stop.code
-            finally:
-                for number, handler in handlers.items():
-                    signal.signal(number, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         return status, *capsys.readouterr()
     return run
+
+
+def said(process):
+    """What a grader says on standard error, but for what this system lacks."""
+    lines = process.stderr.splitlines() if isinstance(process.stderr, str) else process.stderr
+    return [line for line in lines if 'missing on this system' not in line]
 
 
 @pytest.mark.parametrize('name', ['cnn_lenet.py', 'tests/submissions/loops.py'])
@@ -91,7 +95,7 @@ def test_a_right_solution_gets_all_points(one, tmp_path, name):
     assert json.loads(process.stdout.splitlines()[-1])['scoreboard'] == [73]
     assert 'total                           73 of  73' in process.stdout
     assert process.stdout.count('prints is not shown') == ('loops' in name)
-    assert process.left == [] and process.stderr == ''
+    assert process.left == said(process) == []
     results = json.loads((tmp_path / 'results.json').read_text())
     assert results['score'] == 73
     assert [(test['number'], test['status'], test['score'], test['max_score']) for test in results['tests']] == [
@@ -163,11 +167,11 @@ def test_a_report_appears_once_in_gradescopes_results(run_here, tmp_path):
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(one, tmp_path):
-    (tmp_path / 'cnn_lenet.py').write_text(LOOPS)
-    with subprocess.Popen([*one.program, str(tmp_path), '--unconfined'], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE) as process:
+    path = store(tmp_path, 'hw7.py', SOURCE)
+    with subprocess.Popen([*one.program, str(path), '--unconfined'], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as process:
         process.stdout.close()
-        assert process.stderr.read() == b''
+        assert said(process) == []
 
 
 @pytest.mark.parametrize('flags, words', [
@@ -184,12 +188,12 @@ def test_a_wrong_call_is_one_line_of_error(capsys, flags, words):
 
 
 @pytest.mark.parametrize('name', ['missing/results.json', 'folder'])
-def test_results_that_cannot_be_written_are_one_line_of_error(one, tmp_path, name):
+def test_results_that_cannot_be_written_are_one_line_of_error(run_here, tmp_path, name):
     (tmp_path / 'folder').mkdir()
-    process = one.source(LOOPS, '--gradescope', str(tmp_path / name))
-    assert process.returncode == 1
-    assert process.stderr.splitlines()[-1].startswith('grade.py: error: ') and 'Traceback' not in process.stderr
-    assert os.listdir(tmp_path) == ['folder']
+    path = store(tmp_path, 'hw7.py', SOURCE)
+    status, *_ = run_here(path, '--gradescope', tmp_path / name)
+    assert status.startswith('grade.py: error: ') and '\n' not in status
+    assert sorted(os.listdir(tmp_path)) == ['folder', 'hw7.py']
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -225,38 +229,34 @@ def tree(*named):
     return tar_bytes(member('hw7', type=tarfile.DIRTYPE), *(member(name, content) for name, content in named))
 
 
-LINK = {'type': tarfile.SYMTYPE, 'linkname': '/etc/passwd'}
 # Name of the file, or None for the content of a folder: what is in it.
 ACCEPTED = {
     'a tar as the handout wants it': ('hw7.tar', tree(GOOD)),
     'a tar with ./ before the names': ('hw7.tar', tree(('./hw7/cnn_lenet.py', SOURCE))),
     'a tar without the folder': ('hw7.tar', tree(('cnn_lenet.py', SOURCE))),
     'a compressed tar': ('hw7.tar.gz', tar_bytes(member(*GOOD), mode='w:gz')),
-    'a compressed tar of another name': ('hw7.tar', bz2.compress(tree(GOOD))),
-    'an old tar': ('hw7.tar', tar_bytes(member(*GOOD), format=tarfile.GNU_FORMAT)),
     'a tar with more in it': ('hw7.tar', tree(GOOD, ('hw7/._cnn_lenet.py', b'\0'), ('hw7/notes.txt', b''),
                                               ('hw7/old/cnn_lenet.py', b'broken('))),
     'the folder of the handout': ('hw7.tar', tree(('hw7-handout/cnn_lenet.py', SOURCE))),
     'a folder in the folder': ('hw7.tar', tree(('hw7/hw7/cnn_lenet.py', SOURCE), ('hw7/hw7/helper.py', b''))),
     'a zip': ('hw7.zip', zip_bytes(GOOD, ('__MACOSX/hw7/cnn_lenet.py', b'\0'))),
     'a zip of another name': ('hw7.tar', zip_bytes(('cnn_lenet.py', SOURCE))),
-    'a folder': (None, {'cnn_lenet.py': SOURCE}),
     'a folder with the folder': (None, {'hw7/cnn_lenet.py': SOURCE, 'hw7/.git/cnn_lenet.py': b'broken('}),
     'a folder with a tar': (None, {'hw7.tar': tree(GOOD)}),
     'a folder with a zip and more': (None, {'hw7.zip': zip_bytes(GOOD), 'metadata.txt': b''}),
     'a tar with a deep folder': ('hw7.tar', tree(GOOD, ('hw7/' + 'x/' * 1500 + 'x.py', b''))),
     'a file of another name': ('hw7_smith.py', SOURCE),
     'a tar without an ending': ('hw7', tree(GOOD)),
-    'a hard link': ('hw7.tar', tar_bytes(member(*GOOD), member('hw7/x', **{**LINK, 'type': tarfile.LNKTYPE}))),
-    'a device': ('hw7.tar', tar_bytes(member(*GOOD), member('x', type=tarfile.CHRTYPE, devmajor=1, devminor=5))),
-    'a pipe': ('hw7.tar', tar_bytes(member(*GOOD), member('hw7/x', type=tarfile.FIFOTYPE))),
+    'links and more beside it': ('hw7.tar', tar_bytes(
+        member(*GOOD), member('hw7/x', type=tarfile.LNKTYPE, linkname='/etc/passwd'),
+        member('y', type=tarfile.CHRTYPE, devmajor=1, devminor=5), member('z', type=tarfile.FIFOTYPE))),
 }
 
 # As above, and a part of the one line that says why it is not graded.
 REFUSED = {
     'an absolute path': ('hw7.tar', tree(GOOD, ('/etc/cnn_lenet.py', SOURCE)), 'expected paths inside'),
     'a path out of the folder': ('hw7.tar', tree(GOOD, ('hw7/../../x', b'x')), 'expected paths inside'),
-    'a symbolic link': ('hw7.tar', tar_bytes(member('hw7/cnn_lenet.py', **LINK)), 'link'),
+    'a link': ('hw7.tar', tar_bytes(member(GOOD[0], type=tarfile.SYMTYPE, linkname='/etc/passwd')), 'link'),
     'two copies': ('hw7.tar', tree(GOOD, ('cnn_lenet.py', SOURCE)), '2 files cnn_lenet.py'),
     'the same name twice': ('hw7.tar', tree(GOOD, GOOD), '2 files cnn_lenet.py'),
     'none': ('hw7.tar', tree(('hw7/other.py', SOURCE)), '0 files cnn_lenet.py; expected one. It holds hw7/other.py'),
@@ -269,13 +269,11 @@ REFUSED = {
     'other capitals': ('hw7.zip', zip_bytes(('hw7/CNN_LeNet.py', SOURCE)), 'written in other capitals'),
     'a second download': ('hw7.zip', zip_bytes(('cnn_lenet (1).py', SOURCE)), 'cnn_lenet (1).py has another name'),
     'a notebook': ('hw7.tar', tree(('hw7/hw7.ipynb', b'{}')), 'hw7/hw7.ipynb is a notebook'),
-    'a notebook alone': ('smith.ipynb', b'{}', 'smith.ipynb is a notebook'),
     'a renamed notebook': (None, {'cnn_lenet.py': b'{"cells": [], "nbformat": 4}'}, 'notebook that was renamed'),
     'Octave': ('hw7.tar', tree(('hw7/relu_forward.m', b'function')), 'is for Octave or MATLAB'),
     'a large source': ('hw7.tar', tree(('hw7/cnn_lenet.py', SOURCE + b'#' * 2 ** 20)), 'bytes; expected at most'),
-    'a large file': ('cnn_lenet.py', SOURCE + b'#' * 2 ** 20, 'bytes; expected at most'),
     'too many files': ('hw7.tar', tree(GOOD, *((f'hw7/{i}', b'') for i in range(1000))), 'more than 1000 files'),
-    'a bomb of zeros': ('hw7.tar', zlib.compressobj(9, wbits=31), 'more than 50 MB'),
+    'a bomb of zeros': ('hw7.tar', member('hw7/zeros', size=2 ** 26)[0].tobuf(), 'more than 50 MB'),
     'a bomb of zeros in a zip': ('hw7.zip', zip_bytes(GOOD, ('zeros', bytes(60 * 2 ** 20))), 'more than 50 MB'),
     'an empty file': ('hw7.tar', b'', 'not a readable tar or zip file'),
     'no tar at all': ('hw7.tar', b'no tar at all' * 100, 'not a readable tar or zip file'),
@@ -295,12 +293,6 @@ def store(folder, name, content):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(part)
         return folder
-    if not isinstance(content, bytes):                 # a compressor: 64 MB of zeros in a tar
-        info = tarfile.TarInfo('hw7/zeros')
-        info.size = 2 ** 26
-        parts = [content.compress(info.tobuf()), *(content.compress(bytes(2 ** 20)) for _ in range(64))]
-        content = b''.join([*parts, content.flush()])
-        assert len(content) < 2 ** 18
     (folder / name).write_bytes(content)
     return folder / name
 
@@ -415,7 +407,7 @@ def test_a_class_is_graded_into_a_table(one, submitted):
     assert 'signal 9' in remarks['clark.py'] and 'It holds notes.txt' in remarks['e f']
     assert 'no points: import of cnn_lenet.py: NameError' in remarks['davis.py']
     assert rows['baker.py']['digest'] == hashlib.sha256(QUIET.encode()).hexdigest()[:12]          # as sha256sum has it
-    progress, summary = process.stderr.splitlines()[:7], process.stderr.splitlines()[7:]
+    progress, summary = said(process)[:7], said(process)[7:]
     assert [line.split()[0] for line in progress] == list('1234567') and '  baker.tar  73' in process.stderr
     assert summary[0] == '7 of 7 submissions have a row: 6 graded, 1 not graded'
     assert summary[1].startswith('e f  not graded: the submission holds 0 files')
