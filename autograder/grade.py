@@ -291,15 +291,16 @@ def write_whole(path, text):
     left and which nobody reads. A device is written to."""
     path = Path(os.path.realpath(path))
     new = path if path.is_char_device() else Path(f'{path}.{secrets.token_hex(8)}.tmp')
-    with open(new, 'w' if new == path else 'x', encoding='utf-8', errors='surrogateescape') as file:
-        file.write(text)
     try:
+        with open(new, 'w' if new == path else 'x', encoding='utf-8', errors='surrogateescape') as file:
+            file.write(text)
         if path.is_file():
             shutil.copymode(path, new)
         if new != path:
             os.replace(new, path)
-    except OSError:
-        new.unlink()
+    except BaseException:                              # a full disk, or stopped
+        if new != path:
+            new.unlink(missing_ok=True)
         raise
 
 

@@ -614,6 +614,6 @@ def test_gradescope_takes_the_zip_as_it_is(tmp_path):
                              env={**os.environ, 'AUTOGRADER_ROOT': str(root), 'PYTHON': sys.executable})
     assert process.returncode == 0, process.stderr
     results = json.loads((root / 'results' / 'results.json').read_text())
-    assert results['score'] == 73 and len(results['tests']) == 7
+    assert results['score'] == 73 and len(results['tests']) == 7, results
     assert os.listdir(root / 'results') == ['results.json']
     assert not list(root.rglob('__pycache__'))
