@@ -614,7 +614,8 @@ def grade(path, seed, flags):
             with contextlib.suppress(cage.Failure):
                 submission.end(deadlines[-1])
     graded = not problem or problem.startswith('import of ')
-    of = f'{submission.source} of ' if graded and submission.source != name else ''
+    source = submission.source if graded else None     # None also if the import has failed
+    of = f'{source} of ' if source not in (None, name) else ''
     head = f"{'graded' if graded else 'read'} {of}{name}, {CONFINED[sandbox.tier().name]}"
     return Result(scores, problem, graded, printable(head), notes)
 

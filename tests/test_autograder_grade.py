@@ -335,7 +335,7 @@ def test_an_archive_that_takes_for_ever_is_given_up(one, tmp_path):
     digits = b'hdrcharset=' + b'1' * 200_000
     path = store(tmp_path, 'hw7.tar', tar_bytes(member('x', b'1' * 200_000 + b' ' + digits, type=b'x'), member(*GOOD)))
     process = one.run(path, '--timeout', '1')
-    assert scores(process) == without(*POINTS) and '\nnot graded: ' in process.stdout
+    assert scores(process) == without(*POINTS) and re.search('\n(no points|not graded): ', process.stdout)
     assert 'Traceback' not in process.stdout + process.stderr
     assert process.left == []
 
