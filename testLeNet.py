@@ -5,50 +5,38 @@
     python testLeNet.py --resume        go on from the saved model
     python testLeNet.py --help          all flags
 
-A run ends in these lines (the handout's, then the answer to its Q10):
-
-    cost = 0.000776 training_percent = 1.000000
-
-    test accuracy: 0.976000
+A run prints the handout's lines, and last the answer to its Q10:
 
     final test accuracy: 0.976000 of 500 images
     training time: 78.6 s for 10000 iterations
 
-Read `get_lenet` and `train`; the rest is about files, flags and signals:
-
-- A wrong file or model is one line of error; a wrong flag is that line and a summary of the flags.
-- An error in the network or the solver ends in an ordinary Python traceback.
-- What was trained is saved when a run ends early, by Ctrl-C too, unless the cost is not finite.
+Read `get_lenet`, `iterate` and `train`; the rest is about files, flags and signals. What was trained is saved when a
+run ends early, by Ctrl-C too, unless the cost is not finite.
 """
 
 import os
 import sys
 
 # The network has threads of its own, and those of a BLAS on top of them are slower than either. Each BLAS reads one of
-# these names, once, when NumPy is imported, and most cannot be told later. A program that has imported NumPy before
-# keeps what it has.
+# these names when NumPy is imported, and most cannot be told later.
 if 'numpy' not in sys.modules:
     for name in ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'BLIS_NUM_THREADS',
                  'VECLIB_MAXIMUM_THREADS'):
         os.environ.setdefault(name, '1')
 
 import argparse
-import builtins
 import contextlib
 import dataclasses
 import faulthandler
 import hashlib
 import inspect
 import io
-import math
 import re
 import shlex
 import signal
-import tempfile
 import threading
 import time
 import traceback
-import warnings
 
 import numpy as np
 import scipy.io
@@ -87,11 +75,6 @@ def get_lenet(batch_size=batch_size):
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Training
-# ---------------------------------------------------------------------------------------------------------------
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
     """The state of a training run: all that a saved model must hold for it to be resumed."""
@@ -115,7 +98,7 @@ def iterate(run, flags, data):
     xtrain, ytrain, xtest, ytest = data
     started, t = time.perf_counter(), run.iteration + 1
     random_state, order = run.random_state, run.order
-    if len(order) < flags.batch_size:                   # a new epoch: every image once more, in an order of its own
+    while len(order) < flags.batch_size:                # a new epoch: every image once more, in an order of its own
         rng = np.random.RandomState()
         rng.set_state(random_state)
         order = np.append(order, rng.permutation(len(ytrain)))
@@ -123,8 +106,7 @@ def iterate(run, flags, data):
     minibatch, order = np.split(order, [flags.batch_size])
 
     cp, param_grad = conv_net(run.params, run.layers, xtrain[:, minibatch], ytrain[minibatch], flags.threads)
-    if not math.isfinite(cp['cost']):                   # nothing is saved, which leaves the last good snapshot
-        tell('', end='')
+    if not np.isfinite(cp['cost']):                     # nothing is saved, which leaves the last good snapshot
         sys.exit(f"testLeNet.py: error: the cost is {cp['cost']} at iteration {t}: a layer function or sgd_momentum "
                  'may be wrong (run python -m pytest), or the learning rate is too large')
     rate = get_lr(run.iteration, epsilon, gamma, power)
@@ -143,68 +125,56 @@ def accuracy(params, layers, xtest, ytest, threads):
     return float(np.mean(predict(params, layers, xtest, threads).argmax(axis=0) == ytest))
 
 
-def train(run, flags, data, old):
-    """Iterate until flags.max_iter iterations are done, print the results, and save the run, also if it ends early.
-
-    old  see `save`
-    """
-    first, shown = run.iteration, 0
+def train(run, flags, data):
+    """Iterate until flags.max_iter iterations are done, print the results, and save the run, also if it ends early."""
+    first = saved = run.iteration
     try:
         while run.iteration < flags.max_iter:
-            run = iterate(run, flags, data)
+            next_run = iterate(run, flags, data)
+            if run.iteration == 0:
+                keep_older(flags.model)
+            if int(10 * next_run.seconds) > int(10 * run.seconds):              # ten times a second at most
+                show_progress(next_run, flags.max_iter)
+            run = next_run
             t, cost, percent = run.history['train'][-1]
             if t % flags.display_interval == 0:
                 report(f'cost = {cost:f} training_percent = {percent:f}')
             if t % flags.test_interval == 0:
                 report(f"\ntest accuracy: {run.history['test'][-1][1]:f}\n")
-            if time.perf_counter() > shown + 0.1:
-                shown = time.perf_counter()
-                show_progress(run, flags.max_iter)
-            if t % flags.snapshot == 0 and t < flags.max_iter:                      # the last is saved below
-                save(run, flags, old)
-        saved = run.iteration == first or save(run, flags, old)         # nothing new if a finished run was resumed
+            if (t % flags.snapshot == 0 or t == flags.max_iter) and save(run, flags):
+                saved = t
         share = accuracy(run.params, run.layers, *data[2:], flags.threads)
         report(f'final test accuracy: {share:f} of {len(data[3])} images')
         report(f'training time: {run.seconds:.1f} s for {run.iteration} iterations')
     except (Exception, KeyboardInterrupt) as error:
-        tell('', end='')
         if run.iteration == first:                      # nothing to save, and the traceback shows an endless loop
             raise
-        with uninterrupted():
-            outcome = 'not saved'
-            if save(run, flags, old):
-                outcome = f'saved {flags.model}; to go on: python testLeNet.py --resume{model_flag(flags.model)}'
+        outcome = 'not saved'
+        if saved == run.iteration or save_despite_ctrl_c(run, flags):
+            outcome = f'saved {flags.model}; to go on: python testLeNet.py --resume{model_flag(flags.model)}'
         stopped = f'stopped after iteration {run.iteration}, {outcome}'
         if isinstance(error, KeyboardInterrupt):
-            raise Stopped(stopped) from None
+            raise Stopped(f'{error}; {stopped}' if str(error) else stopped) from None
         tell(stopped)
         raise
-    if not saved:
+    finally:
+        tell('', end='')                                # in place of the progress
+    if saved < run.iteration:
         sys.exit(1)
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C has ended a run. What was trained is saved, and the message says how to go on."""
+    """The run has ended early. The message says why, what is saved and how to go on."""
 
     def _render_traceback_(self):                       # what a notebook shows of it, in place of 70 lines
         return [str(self)]
 
 
-SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
-
-
-def ignore(number, frame):
-    """Handle a signal by doing nothing. (Python reports an error if one has just come when SIG_IGN is set.)"""
-
-
-@contextlib.contextmanager
-def uninterrupted():
-    """Within this block no signal ends the run: people press Ctrl-C twice while they wait."""
-    with contextlib.ExitStack() as afterwards:
-        if threading.current_thread() is threading.main_thread():       # no other gets signals, or may set them
-            for number in SIGNALS:
-                afterwards.callback(signal.signal, number, signal.signal(number, ignore))
-        yield
+def save_despite_ctrl_c(run, flags):
+    """`save`, begun again after each Ctrl-C: people press it twice while they wait."""
+    while True:
+        with contextlib.suppress(KeyboardInterrupt):
+            return save(run, flags)
 
 
 def show_progress(run, last):
@@ -212,15 +182,18 @@ def show_progress(run, last):
     if sys.stderr is not None and sys.stderr.isatty():
         seconds = run.seconds / run.iteration
         left = round((last - run.iteration) * seconds)
-        cost = run.history['train'][-1][1]
-        tell(f'iteration {run.iteration}/{last}  {100 * run.iteration // last}%  cost {cost:.6f}  '
-             f'{seconds:.2g} s per iteration  {left // 60}:{left % 60:02} left', end='')
+        t, cost, _ = run.history['train'][-1]
+        tell(f'iteration {t}/{last}  {100 * t // last}%  cost {cost:.6f}  {seconds:.2g} s per iteration  '
+             f'{left // 60}:{left % 60:02} left', end='')
 
 
 def report(line):
-    """Print a line of results, in place of the progress."""
+    """Print a line of results, in place of the progress. If that fails, the run ends as after Ctrl-C."""
     tell('', end='')
-    print(line, flush=True)
+    try:
+        print(line, flush=True)
+    except OSError as error:                            # a full disk, or nobody reads: python testLeNet.py | head -1
+        raise Stopped(f'standard output: {error.strerror}') from None
 
 
 def tell(text, end='\n'):
@@ -231,26 +204,16 @@ def tell(text, end='\n'):
 
 
 def main(argv=()):
-    """Train as the command line `argv` says, such as ['--max-iter', '500'].
-
-    Raises SystemExit with one line about what is wrong, and KeyboardInterrupt, once the run is saved, after Ctrl-C.
-    """
+    """Train as the flags `argv` say, such as ['--max-iter', '500']. SystemExit says what is wrong, in one line."""
     with errors_in_one_line('testLeNet.py'):
         flags, run = get_flags(argv)
-        check_model_path(flags.model)
         rng = np.random.RandomState(flags.seed)
         xtrain, ytrain, xvalidate, yvalidate, xtest, ytest = load_mnist(flags.fullset, np.float32, rng)
     # The recipe is given: nothing is left to choose on the validation images, so they are trained on too.
     data = np.hstack([xtrain, xvalidate]), np.hstack([ytrain, yvalidate]), xtest, ytest
-    old = None
-    if not flags.resume:
-        run = new_run(flags.batch_size, rng)
-        old = os.stat(flags.model).st_mtime_ns if os.path.exists(flags.model) else None
     if missing := not_written():
         tell(f"not written yet: {', '.join(missing)}")
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', RuntimeWarning)             # a cost that overflows is reported by iterate()
-        train(run, flags, data, old)
+    train(run or new_run(flags.batch_size, rng), flags, data)
 
 
 def not_written():
@@ -264,7 +227,7 @@ def not_written():
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# A run: new, saved, resumed
+# Saved runs and models (section 7)
 # ---------------------------------------------------------------------------------------------------------------
 
 
@@ -284,85 +247,45 @@ def new_run(batch_size, rng):
                seconds=0.0, history={'train': [], 'test': []})
 
 
-def save(run, flags, old):
-    """Save the run. Returns whether that worked; if not, one line says why, and the training can go on.
-
-    old  when the file was last changed (st_mtime_ns) that was at flags.model before a new run began, or None: what it
-         holds is kept under another name before the run takes its place
-    """
+def save(run, flags):
+    """Save the run. Returns whether that worked; if not, one line says why, and the training can go on."""
     try:
-        check_run(run)
-        path = os.path.realpath(flags.model)
-        if old and os.path.exists(path) and os.stat(path).st_mtime_ns == old:
-            before = '-before'.join(os.path.splitext(path))
-            with open(path, 'rb') as file:
-                write_whole(before, file.read())
-            tell(f'the {os.path.basename(path)} of before is kept as {os.path.basename(before)}')
+        check_params(run.params, run.layers, 'params', finite=True)         # the solver may be wrong
+        check_params(run.param_winc, run.layers, 'param_winc', finite=True)
         used = {name: getattr(flags, name, value) for name, value in recipe().items()}
-        save_params(path, **vars(run), recipe=used)
-    except (OSError, TypeError, ValueError) as error:
+        save_params(flags.model, **vars(run), recipe=used)
+    except (OSError, ValueError) as error:
         tell(f'testLeNet.py: error: {one_line(error)}')
         return False
     return True
 
 
+def keep_older(path):
+    """Keep the model that is at `path`, which a new run will replace, as lenet-before.mat; over an earlier one."""
+    before = '-before'.join(os.path.splitext(path))
+    with errors_in_one_line('testLeNet.py'), contextlib.suppress(FileNotFoundError), open(path, 'rb') as file:
+        write_whole(before, file.read())
+        tell(f'the old {path} is kept as {before} until the next new run')
+
+
 def load_run(path):
     """(recipe, run) of a model that `save` saved. Raises OSError if it can't be read, ValueError if it holds no run."""
-    try:
-        params, saved = load_params(path)
-    except FileNotFoundError:
-        command = f'python testLeNet.py{model_flag(path)}'
-        raise ValueError(f'{path}: no such file to resume from; {command} makes one') from None
+    params, saved = load_params(path)
     try:
         used = {name: saved['recipe'][name] for name in recipe()}
         used['fullset'] = bool(used['fullset'])
-        run = Run(get_lenet(used['batch_size']), params, _as_params(saved['param_winc']), saved['random_state'],
-                  order=np.ravel(saved['order']).astype(int),
-                  iteration=int(saved['iteration']), seconds=float(saved['seconds']),
-                  history={'train': [tuple(row) for row in np.reshape(saved['history']['train'], (-1, 3))],
-                           'test': [tuple(row) for row in np.reshape(saved['history']['test'], (-1, 2))]})
-        np.random.RandomState().set_state(run.random_state)
+        history = {name: np.reshape(saved['history'][name], (-1, width)).tolist()
+                   for name, width in (('train', 3), ('test', 2))}
+        run = Run(get_lenet(used['batch_size']), params, saved['param_winc'], saved['random_state'],
+                  np.ravel(saved['order']).astype(int), int(saved['iteration']), float(saved['seconds']), history)
         if saved['layers'] != run.layers:
             raise ValueError('its layers are not those of get_lenet() in testLeNet.py')
-        check_run(run)
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f'{path}: no run to resume ({type(error).__name__}: {error})') from None
     return used, run
 
 
-def check_run(run):
-    """Raise ValueError unless params and param_winc fit the layers and are finite: a solver or a file may be wrong."""
-    check_params(run.params, run.layers, 'params', finite=True)
-    check_params(run.param_winc, run.layers, 'param_winc', finite=True)
-
-
-def check_model_path(path):
-    """Check that a model can be saved at `path`, without touching what is there. Raises OSError or ValueError."""
-    if os.path.exists(path) and os.path.samefile(path, cnn_lenet.MNIST_FILE):
-        raise ValueError(f'{path}: this is the MNIST data file; choose another for the model')
-    folder, name = os.path.split(os.path.realpath(path))
-    try:
-        tempfile.NamedTemporaryFile(dir=folder, prefix=name).close()
-        if os.path.exists(path) or not os.path.basename(path):
-            open(path, 'r+b').close()                   # writes nothing, but a folder or a read-only file is an error
-    except OSError as error:
-        raise OSError(error.errno, f'cannot save: {error.strerror}', path) from None
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Saved models (section 7)
-# ---------------------------------------------------------------------------------------------------------------
-
 HEADER = b'MATLAB 5.0 MAT-file, LeNet, sha256 '
-
-# What a file that is no MAT-file begins with, and what it is.
-FOREIGN = {
-    (b'\x80', b'(dp'): 'a pickle, which is never loaded, since it could run any program; save its arrays as a MAT-file',
-    b'# Created by Octave': "in Octave's text format; load it in Octave and save it with save -v7",
-    b'MATLAB 7.3': 'a MAT-file of version 7.3; load it in MATLAB and save it with save -v7',
-    b'\x89HDF': 'an HDF5 file; load it in Octave or MATLAB and save it with save -v7',
-    b'version https://git-lfs': 'a pointer that Git LFS puts in place of a file; git lfs pull fetches the file',
-}
 
 
 def header_of(content):
@@ -373,15 +296,16 @@ def header_of(content):
 def save_params(path, params, **extra):
     """Save parameters, and whatever belongs to them, as a MAT-file that MATLAB and Octave open (section 7).
 
-    path    the file; what is there is replaced only once the new file is complete and on disk
-    params  dict, keys 1..l-1: a cell array in Octave, so that params{i}.w is the w of params[i]
-    extra   more variables: numbers, strings, arrays, dicts with names as keys (structs in Octave) or with the keys
-            1..m (cell arrays)
-
-    Raises OSError if the file cannot be written (what was there is still there), TypeError for a value of another kind.
+    path    the file; what is there is replaced only once the new file is complete and on disk (otherwise OSError)
+    params  dict, keys 1..m: a cell array in Octave, so that params{i}.w is the w of params[i]
+    extra   more variables: numbers, strings, arrays, dicts with names as keys (structs) or with the keys 1..m
     """
+    variables = {'params': params, **extra}
+    for name, value in variables.items():
+        if isinstance(value, dict) and 1 in value:
+            variables[name] = np.empty(len(value), object)      # which savemat makes a cell array
+            variables[name][:] = [value[i] for i in range(1, len(value) + 1)]
     buffer = io.BytesIO()
-    variables = {name: _to_mat(value) for name, value in {'params': params, **extra}.items()}
     scipy.io.savemat(buffer, variables, oned_as='column', long_field_names=True)
     content = buffer.getvalue()[116:]
     write_whole(path, header_of(content) + content)
@@ -390,53 +314,62 @@ def save_params(path, params, **extra):
 def load_params(path):
     """Load what `save_params` saved, or a MAT-file from elsewhere with such `params`: (params, extra).
 
-    extra  dict of the other variables. Arrays come back without dimensions of length 1, those of one element as
-           numbers; True and False as 1 and 0, float16 as float64.
+    extra  dict of the other variables, their arrays without dimensions of length 1, those of one element as numbers
 
-    Nothing in the file is executed. Raises FileNotFoundError if there is no such file, OSError if it cannot be read,
-    ValueError if it is damaged or holds no parameters. (Files without our header have no checksum, and a damaged one
-    may crash scipy's reader.)
+    Nothing in the file is executed. Raises OSError if it cannot be read, ValueError if it is damaged or no such file.
     """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f'{path}: no such file; python testLeNet.py{model_flag(path)} makes one')
     with open(path, 'rb') as file:
         content = file.read()
     # Before anything in the file is parsed, since some damaged files end the whole process in scipy's reader.
     if content.startswith(HEADER) and not content.startswith(header_of(content[116:])):
         raise ValueError(f'{path}: damaged or cut short; its {len(content)} bytes do not match their checksum')
-    for start, kind in FOREIGN.items():
-        if content.startswith(start):
-            raise ValueError(f'{path}: not a saved model but {kind}')
+    if content.startswith((b'\x80', b'(dp')):
+        raise ValueError(f'{path}: a pickle, which is never loaded, since it could run any program; save its arrays as '
+                         'a MAT-file')
     try:
         variables = scipy.io.loadmat(io.BytesIO(content), simplify_cells=True)
-        extra = {name: _from_mat(value) for name, value in variables.items() if not name.startswith('__')}
-        return _as_params(extra.pop('params')), extra
-    except MemoryError:
-        raise
+        extra = {name: dict(enumerate(value, 1)) if isinstance(value, list) else value
+                 for name, value in variables.items() if not name.startswith('__')}
+        # With all their dimensions, which simplified ones lack.
+        for name, cells in scipy.io.loadmat(io.BytesIO(content), variable_names=['params', 'param_winc']).items():
+            if not name.startswith('__'):
+                extra[name] = _as_params(cells)
+        return extra.pop('params'), extra
     except Exception as error:  # scipy raises all sorts of errors on foreign files
         raise ValueError(f'{path}: not a saved model, a MAT-file (save -v7) in which params{{i}} has w (rows, num) and '
                          f'b (num); {type(error).__name__}: {error}') from None
 
 
+def _as_params(cells):
+    """Parameters out of a cell array of structs, in which all arrays are matrices: dict, keys 1..m."""
+    params = {}
+    for i, cell in enumerate(cells.ravel(), 1):
+        # Octave stores whole numbers as integers. BLAS adds up in another order where arrays are not C-contiguous.
+        w, b = (np.ascontiguousarray(array, np.result_type(array, np.float32))
+                for array in (cell['w'][0, 0], cell['b'][0, 0].ravel()))
+        params[i] = {'w': w if w.size else b, 'b': b}
+    return params
+
+
 def load_model(path):
-    """Load a saved model on MNIST: (params, layers, run).
+    """Load a saved model on MNIST, LeNet if the file has no layers, as when Octave saves params: (params, layers, run).
 
     run  dict with the `history` of the training, its `seed`, and `num_test`, how many images it was tested on;
          None if the file does not hold them
 
-    A file without layers is taken for LeNet, so that the variable `params` alone, saved by Octave, will do.
     Raises ValueError if the file is no model or not one on MNIST, OSError if it can't be read.
     """
-    try:
-        params, extra = load_params(path)
-    except FileNotFoundError:
-        raise ValueError(f'{path}: no such file; python testLeNet.py{model_flag(path)} makes one') from None
+    params, extra = load_params(path)
     layers = extra.get('layers', get_lenet())
     try:
         image_shape, num = check_params(params, layers)[0][1], layers[len(layers)]['num']
+        if (*image_shape, num) != (28, 28, 1, 10):
+            raise ValueError(f'the network takes images of shape {image_shape} and has {num} classes; expected '
+                             '(28, 28, 1) and 10, as MNIST has')
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    if (*image_shape, num) != (28, 28, 1, 10):
-        raise ValueError(f'{path}: the network takes images of shape {image_shape} and has {num} classes; '
-                         'expected (28, 28, 1) and 10, as MNIST has')
     try:
         recipe = extra['recipe']
         run = {'history': extra['history'], 'seed': recipe['seed'], 'num_test': 10000 if recipe['fullset'] else 500}
@@ -445,52 +378,8 @@ def load_model(path):
     return params, layers, run
 
 
-def _to_mat(value):
-    """A value as savemat takes it: a dict with the keys 1..m as an array of objects, which becomes a cell array."""
-    if isinstance(value, dict):
-        items = [_to_mat(item) for item in value.values()]
-        if value and list(value) == list(range(1, len(value) + 1)):
-            cells = np.empty(len(items), object)
-            cells[:] = items
-            return cells
-        if not all(isinstance(key, str) for key in value):
-            raise TypeError(f'cannot save a dict with the keys {list(value)}; expected names, or 1..m in order')
-        return dict(zip(value, items))
-    if not isinstance(value, str) and np.asarray(value).dtype.kind not in 'biuf':
-        raise TypeError(f'cannot save a value of type {type(value).__name__}; expected numbers, strings, arrays, dicts')
-    return value
-
-
-def _from_mat(value):
-    """The reverse of `_to_mat`. Arrays become C-contiguous, since BLAS adds up in another order where they are not."""
-    if isinstance(value, list):
-        return {i: _from_mat(item) for i, item in enumerate(value, 1)}
-    if isinstance(value, dict):
-        return {key: _from_mat(item) for key, item in value.items()}
-    return np.ascontiguousarray(value) if isinstance(value, np.ndarray) and value.ndim else value
-
-
-def _as_params(loaded):
-    """Loaded parameters with w (rows, num) and b (num,), which a MAT-file may have lost: dict, keys 1..l-1."""
-    loaded = {1: loaded} if 'w' in loaded else loaded            # a cell array of one cell comes back as its content
-    # One type for all, that of the arrays: an array of one element comes back as a number of Python's.
-    dtype = np.result_type(*(param[key] for param in loaded.values() for key in 'wb' if np.size(param[key])))
-    params = {}
-    for i, param in loaded.items():
-        w, b = np.asarray(param['w'], dtype), np.asarray(param['b'], dtype)
-        if w.ndim < 2 and (w.size == b.size or b.size == 1):
-            w = w.reshape(-1, b.size) if b.size else w           # one row, or one column
-        if b.ndim > 1 or b.size and w.shape[-1] != b.size:
-            raise ValueError(f'params{{{i}}}.w is {w.shape} and b is {b.shape}; expected (rows, num) and (num,)')
-        params[i] = {'w': w, 'b': b.reshape(b.size)}
-    return params
-
-
 def write_whole(path, content):
-    """Write bytes to a file: it then holds all of them, or, whatever happens meanwhile, what it held before.
-
-    Raises OSError if that fails.
-    """
+    """Write bytes to a file: it then holds all of them, or, whatever happens (OSError too), what it held before."""
     path = os.path.realpath(path)
     temporary = f'{path}.{os.getpid()}.tmp'
     try:
@@ -510,11 +399,9 @@ def write_whole(path, content):
 # Command line
 # ---------------------------------------------------------------------------------------------------------------
 
-def get_flags(argv):
-    """(flags, run): what the command line says, and the saved run that it resumes, or None.
 
-    Raises SystemExit for a wrong flag, OSError or ValueError for a model that can't be resumed.
-    """
+def get_flags(argv):
+    """(flags, run): what the command line says, and the saved run that it resumes, or None."""
     parser, run = get_parser(), None
     flags = parser.parse_args(argv)
     if flags.resume:
@@ -523,58 +410,53 @@ def get_flags(argv):
         flags = parser.parse_args(argv)                 # once more: what is not given is now as in the saved run
         for name in ('fullset', 'batch_size', 'seed'):
             if getattr(flags, name) != used[name]:
-                parser.error(f"argument --{name.replace('_', '-')}: {getattr(flags, name)} does not match the run "
-                             f'saved in {flags.model} ({used[name]})')
+                parser.error(f"argument --{name.replace('_', '-')}: the run saved in {flags.model} has {used[name]}")
         if flags.max_iter < run.iteration:
             parser.error(f'argument --max-iter: the run saved in {flags.model} has done {run.iteration} iterations')
         for name, value in recipe().items():
             if name not in flags and value != used[name]:
                 tell(f'{name} is {value} from here on, as testLeNet.py has it; it was {used[name]} in {flags.model}')
-    images = 60000 if flags.fullset else 3000
-    if flags.batch_size > images:
-        parser.error(f'argument --batch-size: {flags.batch_size} is more than the {images} images of the training set')
+    path = os.path.realpath(flags.model)
+    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else os.path.dirname(path), os.W_OK):
+        parser.error(f'argument --model: no model can be saved as {flags.model!r}')
     return flags, run
 
 
 def get_parser():
     """The flags. Their defaults are the recipe's."""
-    parser = argparse.ArgumentParser(
-        prog='testLeNet.py', description='Train LeNet on MNIST with the recipe of CMU 10-601 homework 7.')
+    parser = argparse.ArgumentParser('testLeNet.py', description='Train LeNet on MNIST with the recipe of homework 7.')
     defaults = recipe()
     parser.add_argument('--fullset', action=argparse.BooleanOptionalAction,
                         help='train on all of MNIST, not on a twentieth (default: %(default)s)')
     parser.set_defaults(fullset=defaults['fullset'])    # here, since Python 3.10 would have two defaults in its help
-    for name, least, text in (
-            ('max_iter', 1, 'iterations, one minibatch each'),
-            ('batch_size', 1, 'images in a minibatch'),
-            ('display_interval', 1, 'iterations from one line of cost to the next'),
-            ('test_interval', 1, 'iterations from one test to the next'),
-            ('snapshot', 1, 'iterations from one saved model to the next'),
-            ('seed', 0, 'what the random numbers start from')):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=whole_number(least), metavar='N',
-                            default=defaults[name], help=f'{text} (default: %(default)s)')
-    parser.add_argument('--threads', type=whole_number(1), metavar='N',
-                        help='how many threads share the work, which changes nothing but the time; with 1, all is done '
-                             'in the main thread, where a debugger can follow (default: one for each core)')
+    for name, kind, text in (
+            ('max_iter', positive, 'iterations, one minibatch each'),
+            ('batch_size', positive, 'images in a minibatch'),
+            ('display_interval', positive, 'iterations from one line of cost to the next'),
+            ('test_interval', positive, 'iterations from one test to the next'),
+            ('snapshot', positive, 'iterations from one saved model to the next'),
+            ('seed', int, 'what the random numbers start from')):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar='N', default=defaults[name],
+                            help=f'{text} (default: %(default)s)')
+    parser.add_argument('--threads', type=positive, metavar='N',
+                        help='threads that share the work; with 1, the main thread does all, as debuggers want it '
+                             '(default: one for each core)')
     parser.add_argument('--model', metavar='PATH', default='lenet.mat',
                         help='where the model is saved, and resumed from (default: %(default)s)')
     parser.add_argument('--resume', action='store_true', help='go on from the saved model')
     return parser
 
 
-def whole_number(least):
-    """The type of a flag: whole numbers from `least` to the largest seed that np.random.RandomState takes."""
-    def convert(text):
-        with contextlib.suppress(ValueError):
-            if least <= int(text) < 2 ** 32:
-                return int(text)
-        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {least} to {2 ** 32 - 1}')
-    return convert
+def positive(text):
+    """The type of a flag: a whole number from 1 on."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1 on')
+    return int(text)
 
 
 def model_flag(path):
     """--model as one would have to type it for this path."""
-    return '' if path == 'lenet.mat' else f' --model {shlex.quote(path)}'
+    return '' if path == 'lenet.mat' else f' --model {shlex.quote(str(path))}'
 
 
 def one_line(error):
@@ -594,33 +476,32 @@ def errors_in_one_line(script):
         sys.exit(f'{script}: error: {one_line(error)}')
 
 
-def interrupt(number, frame):
-    """Ctrl-C, SIGTERM or SIGHUP has come. The latter two may come together, or twice; only Ctrl-C still counts now."""
-    for other in SIGNALS[1:]:
-        signal.signal(other, ignore)
-    raise KeyboardInterrupt
-
-
 def run_script():
     """main() with the flags of the command line. SIGTERM and SIGHUP end it as Ctrl-C does: saved, with status 130."""
-    for number in SIGNALS:
+    if 'IPython' in sys.modules:                        # %run in a notebook, whose signals and exit are its own
+        return main(sys.argv[1:])
+    signals = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
+
+    def interrupt(number, frame):
+        for other in signals[1:]:                       # which may come together; only Ctrl-C still counts
+            signal.signal(other, lambda *_: None)       # not SIG_IGN: Python reports an error if one has just come
+        raise KeyboardInterrupt
+
+    for number in signals:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup has SIGHUP ignored, and so it stays
             signal.signal(number, interrupt)
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt as stop:
-        signal.signal(signal.SIGINT, ignore)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         tell(stop if isinstance(stop, Stopped) else traceback.format_exc())
-        if sys.stderr is not None:
-            faulthandler.dump_traceback_later(2, exit=True)     # if a thread of conv_net's is in an endless loop
+        sys.stdout = None                               # or Python tries again to print what could not be printed
+        end = threading.Timer(1.5, os._exit, [130])     # in case a thread of conv_net's is in an endless loop
+        end.daemon = True
+        end.start()
+        faulthandler.dump_traceback_later(1)
         sys.exit(130)
-    except BrokenPipeError:                             # nobody reads the results any more: python testLeNet.py | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # or Python tries again at its exit
-        sys.exit(1)
 
 
 if __name__ == '__main__':
-    if hasattr(builtins, '__IPYTHON__'):                # %run in a notebook, whose signals and exit are its own
-        main(sys.argv[1:])
-    else:
-        run_script()
+    run_script()

@@ -3,19 +3,14 @@
 import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
-from helpers import arrays, assert_memory_error, assert_same, map_arrays, network, network_and_batch, raises
+from helpers import arrays, assert_same, map_arrays, network, network_and_batch, raises
 
-import cnn_lenet
 from cnn_lenet import predict
-from testLeNet import load_params, save_params
-
-TOP = Path(cnn_lenet.__file__).resolve().parent
+from testLeNet import load_model, load_params, save_params
 
 
 def small_params(seed=0):
@@ -79,9 +74,9 @@ def test_arrays_come_back_with_their_rows_in_sequence(path, order):
     assert all(array.flags.c_contiguous and array.flags.writeable for array in arrays([loaded, extra['param_winc']]))
 
 
-@pytest.mark.parametrize('value', [None, object(), [object()], {0: 1.0}, {1: 1.0, 3: 1.0}, {'a': {1: None}}])
+@pytest.mark.parametrize('value', [None, object(), {'a': None}])
 def test_what_a_mat_file_does_not_hold_is_refused_and_nothing_is_written(path, value):
-    with raises('cannot save', error=TypeError):
+    with pytest.raises(TypeError):
         save_params(path, small_params(), value=value)
     assert os.listdir(path.parent) == []
 
@@ -136,23 +131,11 @@ def test_a_model_made_by_hand_in_octave_is_loaded(path, b_shape):
     np.testing.assert_allclose(predict(loaded, layers, data), predict(params, layers, data), rtol=1e-10)
 
 
-@pytest.mark.parametrize('w', [np.arange(6.).reshape(2, 3), np.arange(6.), np.arange(6.).reshape(1, 6)], ids=np.shape)
-def test_a_matrix_is_never_reshaped_into_another(path, w):
-    """Such as one that Octave has transposed: (num, inputs) where (inputs, num) is expected."""
-    params = {1: {'w': w, 'b': np.ones((2, 1))}, 2: {'w': np.eye(2), 'b': np.ones((2, 1))}}
-    scipy.io.savemat(path, {'params': cells(params)})
-    with raises(str(path), 'params{1}.w', '(2, 3)' if w.shape == (2, 3) else '(6,)', '(2,)', '(rows, num)'):
-        load_params(path)
-
-
 NOT_A_MODEL = {
     'no params': {'weights': np.ones(3)},
     'params is a number': {'params': 3.0},
     'params is text': {'params': 'lenet'},
     'no b': {'params': cells({1: {'w': np.ones((4, 2))}})},
-    'b of another length': {'params': cells({1: {'w': np.ones((4, 2)), 'b': np.ones((3, 1))}})},
-    'b is a matrix': {'params': cells({1: {'w': np.ones((4, 4)), 'b': np.ones((2, 2))}})},
-    'w is text': {'params': cells({1: {'w': 'ab', 'b': np.ones((2, 1))}})},
 }
 
 
@@ -163,17 +146,22 @@ def test_a_mat_file_that_holds_no_model_is_named(path, variables):
         load_params(path)
 
 
+def test_a_matrix_is_never_reshaped_into_another(path):
+    """Such as one that Octave has transposed: (num, inputs) where (inputs, num) is expected."""
+    params = network_and_batch('LeNet')[0]
+    params[7]['w'] = params[7]['w'].T
+    save_params(path, params)
+    with raises(str(path), 'params[7]', (9, 500), (500, 9)):
+        load_model(path)
+
+
 @pytest.mark.parametrize('content, words', [
-    (b'', []), (bytes(1000), []),
-    (b'\x80\x04\x95' + bytes(100), ['pickle', 'never loaded']), (b'(dp1\nI0\n', ['pickle', 'never loaded']),
-    (b'# Created by Octave 7.3.0\n# name: params\n# type: cell\n', ['text', 'save -v7']),
-    (b'MATLAB 7.3 MAT-file, Platform: GLNXA64'.ljust(512) + b'\x89HDF\r\n\x1a\n' + bytes(1000), ['7.3', 'save -v7']),
-    (b'\x89HDF\r\n\x1a\n' + bytes(1000), ['HDF5', 'save -v7']),
-    (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n', ['Git LFS', 'git lfs pull'])],
-    ids=['empty', 'zeros', 'pickle', 'old pickle', 'Octave text', '7.3', 'HDF5', 'LFS pointer'])
-def test_a_file_of_another_format_is_named_with_what_to_do(path, content, words):
+    (b'', 'save -v7'), (bytes(1000), 'save -v7'), (b'# Created by Octave 7.3.0\n# name: params\n', 'save -v7'),
+    (b'\x80\x04\x95' + bytes(100), 'a pickle, which is never loaded'),
+    (b'(dp1\nI0\n', 'a pickle, which is never loaded')])
+def test_a_file_of_another_format_is_named_with_what_is_expected(path, content, words):
     path.write_bytes(content)
-    with raises(str(path), *words) as error:
+    with raises(str(path), words) as error:
         load_params(path)
     assert '\n' not in str(error.value)
 
@@ -183,32 +171,18 @@ def test_a_missing_file_is_named(path):
         load_params(path)
 
 
-def test_want_of_memory_is_not_another_format(path):
-    """There is memory for the 32 MB of the file, and not for its arrays beside them."""
-    scipy.io.savemat(path, {'params': cells({1: {'w': np.zeros((2000, 2000)), 'b': np.zeros((2000, 1))}})})
-    assert_memory_error('testLeNet.load_params(sys.argv[2])', 48, path)
-
-
 # Damage
 
-def test_every_damaged_byte_of_the_content_is_noticed(path):
-    """The checksum stands in the free text of 116 bytes that a MAT-file begins with."""
+@pytest.mark.parametrize('damage', [
+    lambda content, at: content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1:],
+    lambda content, at: content[:at]], ids=['a bit', 'a cut'])
+def test_damage_is_noticed(path, damage):
+    """The checksum of all the rest stands in the free text of 116 bytes that a MAT-file begins with."""
     save_params(path, small_params())
     content = path.read_bytes()
-    for position in range(116, len(content)):
-        damaged = bytearray(content)
-        damaged[position] ^= 1 << position % 8
-        path.write_bytes(damaged)
-        with raises(str(path)):
-            load_params(path)
-
-
-def test_every_cut_is_noticed(path):
-    save_params(path, small_params())
-    content = path.read_bytes()
-    for length in range(len(content)):
-        path.write_bytes(content[:length])
-        with raises(str(path)):
+    for at in [*range(116, len(content), 23), len(content) - 1]:
+        path.write_bytes(damage(content, at))
+        with raises(str(path), 'damaged'):
             load_params(path)
 
 
@@ -235,41 +209,30 @@ def test_a_link_is_followed_and_kept(tmp_path):
     assert_same(load_params(tmp_path / 'disk' / 'real.mat')[0], small_params())
 
 
-def saving_process(path, script):
-    """A Python process that runs `script`, in which save(number) writes a file full of that number."""
-    head = ('import os, signal, sys, numpy as np\nfrom testLeNet import save_params\n'
-            'def save(number):\n'
-            '    params = {1: {"w": np.full((300, 700), number), "b": np.zeros(700)}}\n'
-            '    save_params(sys.argv[1], params, number=number)\n')
-    return subprocess.Popen([sys.executable, '-c', head + script, str(path)], text=True, stderr=subprocess.PIPE,
-                            env={**os.environ, 'PYTHONPATH': str(TOP), 'PYTHONDONTWRITEBYTECODE': '1'})
-
-
-@pytest.mark.parametrize('step', ['fsync', 'replace'])
-def test_a_save_that_was_killed_leaves_the_old_file_and_the_next_one_works(path, step):
+def test_a_save_that_was_killed_leaves_the_old_file_and_the_next_one_works(path, monkeypatch):
     save_params(path, small_params())
-    child = saving_process(path, f'os.{step} = lambda *_: os._exit(9)\nsave(0)')
-    child.communicate(timeout=300)
-    assert child.returncode == 9                       # at once, without any clearing up: as if it had been killed
+    with monkeypatch.context() as killed:              # before the end, and without any clearing up
+        killed.setattr(os, 'replace', lambda *_: 1 / 0)
+        killed.setattr(os, 'remove', lambda path: None)
+        with pytest.raises(ZeroDivisionError):
+            save_params(path, small_params(seed=1))
     assert_same(load_params(path)[0], small_params())
     save_params(path, small_params(seed=1))
     assert_same(load_params(path)[0], small_params(seed=1))
 
 
-def test_a_users_own_files_are_left_alone(path):
-    neighbours = [f'{path}.20261125.tmp', f'{path}.tmp', f'{path}.bak']
-    for name in neighbours:
-        Path(name).write_bytes(b'mine')
+def test_two_processes_that_save_at_once_do_not_disturb_each_other(path, monkeypatch):
+    """Another one saves while this one waits for the disk."""
+    fsync = os.fsync
+
+    def another_process_saves(descriptor):
+        monkeypatch.setattr(os, 'fsync', fsync)
+        with monkeypatch.context() as another:
+            another.setattr(os, 'getpid', lambda: 12345)
+            save_params(path, small_params(seed=1))
+        assert_same(load_params(path)[0], small_params(seed=1))
+
+    monkeypatch.setattr(os, 'fsync', another_process_saves)
     save_params(path, small_params())
-    assert sorted(map(str, path.parent.iterdir())) == sorted([*neighbours, str(path)])
-    assert all(Path(name).read_bytes() == b'mine' for name in neighbours)
-
-
-def test_two_processes_that_save_at_once_do_not_disturb_each_other(path):
-    children = [saving_process(path, f'for number in range({first}, {first} + 60):\n    save(number)')
-                for first in (0, 1000)]
-    errors = [child.communicate(timeout=300)[1] for child in children]
-    assert errors == ['', ''] and [child.returncode for child in children] == [0, 0]
-    params, extra = load_params(path)
-    assert np.all(params[1]['w'] == extra['number'])
+    assert_same(load_params(path)[0], small_params())
     assert os.listdir(path.parent) == ['m.mat']

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import testLeNet
 from testLeNet import load_params
 
 ROOT = Path(testLeNet.__file__).resolve().parent
+SIGNALS = [name for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
 DEADLINE = 120                                         # seconds after which a child is given up
 
 LAYERS = {2: {'type': 'CONV', 'num': 2, 'k': 5, 'stride': 1, 'pad': 0, 'group': 1},
@@ -48,8 +50,8 @@ import signal, sys
 sys.path.insert(0, TESTS)
 import testLeNet, training_script
 testLeNet.get_lenet, testLeNet.load_mnist = training_script.small_lenet, training_script.few_images
-for number in testLeNet.SIGNALS:
-    signal.signal(number, signal.default_int_handler)
+for name in training_script.SIGNALS:
+    signal.signal(getattr(signal, name), signal.SIG_DFL)
 '''.replace('TESTS', repr(str(ROOT / 'tests')))
 MAIN = 'testLeNet.run_script()\n'
 
