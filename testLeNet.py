@@ -2,8 +2,7 @@
 
     python testLeNet.py                 a twentieth of MNIST, as the handout has it
     python testLeNet.py --fullset       all of it
-    python testLeNet.py --resume        go on from the saved model
-    python testLeNet.py --help          all flags
+    python testLeNet.py --resume        go on from the saved model (--help lists all flags)
 
 A run prints the handout's lines, and last the answer to its Q10:
 
@@ -107,6 +106,7 @@ def iterate(run, flags, data):
 
     cp, param_grad = conv_net(run.params, run.layers, xtrain[:, minibatch], ytrain[minibatch], flags.threads)
     if not np.isfinite(cp['cost']):                     # nothing is saved, which leaves the last good snapshot
+        tell('', end='')
         sys.exit(f"testLeNet.py: error: the cost is {cp['cost']} at iteration {t}: a layer function or sgd_momentum "
                  'may be wrong (run python -m pytest), or the learning rate is too large')
     rate = get_lr(run.iteration, epsilon, gamma, power)
@@ -157,8 +157,6 @@ def train(run, flags, data):
             raise Stopped(f'{error}; {stopped}' if str(error) else stopped) from None
         tell(stopped)
         raise
-    finally:
-        tell('', end='')                                # in place of the progress
     if saved < run.iteration:
         sys.exit(1)
 
@@ -273,7 +271,6 @@ def load_run(path):
     params, saved = load_params(path)
     try:
         used = {name: saved['recipe'][name] for name in recipe()}
-        used['fullset'] = bool(used['fullset'])
         history = {name: np.reshape(saved['history'][name], (-1, width)).tolist()
                    for name, width in (('train', 3), ('test', 2))}
         run = Run(get_lenet(used['batch_size']), params, saved['param_winc'], saved['random_state'],
@@ -326,8 +323,7 @@ def load_params(path):
     if content.startswith(HEADER) and not content.startswith(header_of(content[116:])):
         raise ValueError(f'{path}: damaged or cut short; its {len(content)} bytes do not match their checksum')
     if content.startswith((b'\x80', b'(dp')):
-        raise ValueError(f'{path}: a pickle, which is never loaded, since it could run any program; save its arrays as '
-                         'a MAT-file')
+        raise ValueError(f'{path}: a pickle, which is never loaded, as it could run any program; expected a MAT-file')
     try:
         variables = scipy.io.loadmat(io.BytesIO(content), simplify_cells=True)
         extra = {name: dict(enumerate(value, 1)) if isinstance(value, list) else value
@@ -356,8 +352,7 @@ def _as_params(cells):
 def load_model(path):
     """Load a saved model on MNIST, LeNet if the file has no layers, as when Octave saves params: (params, layers, run).
 
-    run  dict with the `history` of the training, its `seed`, and `num_test`, how many images it was tested on;
-         None if the file does not hold them
+    run  the `history` of the training, its `seed` and `num_test`, how many images it was tested on; None without them
 
     Raises ValueError if the file is no model or not one on MNIST, OSError if it can't be read.
     """
@@ -439,10 +434,8 @@ def get_parser():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar='N', default=defaults[name],
                             help=f'{text} (default: %(default)s)')
     parser.add_argument('--threads', type=positive, metavar='N',
-                        help='threads that share the work; with 1, the main thread does all, as debuggers want it '
-                             '(default: one for each core)')
-    parser.add_argument('--model', metavar='PATH', default='lenet.mat',
-                        help='where the model is saved, and resumed from (default: %(default)s)')
+                        help='threads; with 1, the main thread does all, for debuggers (default: one for each core)')
+    parser.add_argument('--model', metavar='PATH', default='lenet.mat', help='the saved model (default: %(default)s)')
     parser.add_argument('--resume', action='store_true', help='go on from the saved model')
     return parser
 

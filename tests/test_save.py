@@ -58,14 +58,6 @@ def test_what_belongs_to_a_run_comes_back(path):
     assert rng.rand() == np.random.RandomState(3).rand()
 
 
-@pytest.mark.parametrize('dtype', [np.float32, np.float64])
-@pytest.mark.parametrize('n', [1, 33, 40])
-def test_a_loaded_model_is_the_saved_model(path, dtype, n):
-    params, layers, data, _ = network_and_batch('LeNet', n, dtype=dtype)
-    save_params(path, params)
-    np.testing.assert_array_equal(predict(load_params(path)[0], layers, data), predict(params, layers, data))
-
-
 @pytest.mark.parametrize('order', [np.ascontiguousarray, np.asfortranarray])
 def test_arrays_come_back_with_their_rows_in_sequence(path, order):
     """BLAS adds up in another order where the memory order is another, so that all loaded models compute alike."""

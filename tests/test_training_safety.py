@@ -10,35 +10,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_script import (
-    MAIN,
-    SIGNALS,
-    SMALL,
-    assert_same_run,
-    command,
-    few_images,
-    iterations,
-    main,
-    run,
-    small_lenet,
-    started,
-)
+import training_script
+from training_script import MAIN, SIGNALS, SMALL, assert_same_run, iterations, main, run, started
 
 import cnn_lenet
 import testLeNet
 from testLeNet import load_params
 
-on_posix = pytest.mark.skipif(not hasattr(signal, 'SIGHUP'), reason='signals as POSIX has them')
-needs_terminal = pytest.mark.skipif(not hasattr(os, 'setsid'), reason='no terminals as POSIX has them')
+on_posix = pytest.mark.skipif(not hasattr(signal, 'SIGHUP'), reason='signals and terminals as POSIX has them')
+
+STOPPED = 'stopped after iteration {}, saved {}; to go on: python testLeNet.py --resume{}'
 
 
 @pytest.fixture(autouse=True)
 def quick(tmp_path, monkeypatch):
-    """A small network and a few random images, in a folder of its own."""
+    """A small network and a few random images, in a folder of its own. An epoch is 5 iterations and a bit."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(testLeNet, 'load_mnist', few_images)
-    monkeypatch.setattr(testLeNet, 'get_lenet', small_lenet)
-    monkeypatch.setattr(testLeNet, 'batch_size', 64)                            # an epoch is 5 iterations and a bit
+    training_script.shrink(monkeypatch)
+
+
+def raiser(error):
+    def raises(*_, **__):
+        raise error
+    return raises
 
 
 def at_iteration(monkeypatch, number, event):
@@ -54,17 +48,21 @@ def at_iteration(monkeypatch, number, event):
     monkeypatch.setattr(testLeNet, 'sgd_momentum', sgd_momentum)
 
 
-def interrupt():
-    raise KeyboardInterrupt
+def at_save(monkeypatch, *numbers, error=KeyboardInterrupt):
+    """Have the error raised in the middle of those saves, or of all. Returns the list of all saves."""
+    right, saves = os.fsync, []
+
+    def fsync(descriptor):
+        saves.append(1)
+        if len(saves) in numbers or not numbers:
+            raise error
+        right(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    return saves
 
 
-STOPPED = 'stopped after iteration {}, saved {}; to go on: python testLeNet.py --resume{}'
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# A model that is there already
-# ---------------------------------------------------------------------------------------------------------------
-
+# A model that is there already, and places where none can be saved
 
 def test_a_new_run_keeps_the_model_that_was_there_once(capfd):
     assert main('--max-iter', 5, '--model', 'my.mat') is None
@@ -81,47 +79,29 @@ def test_a_new_run_keeps_the_model_that_was_there_once(capfd):
 def test_a_run_that_saves_nothing_moves_nothing(monkeypatch):
     Path('lenet.mat').write_bytes(b'a diary')
     Path('lenet-before.mat').write_bytes(b'an earlier one')
-    at_iteration(monkeypatch, 1, lambda: 1 / 0)
+    at_iteration(monkeypatch, 1, raiser(ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
         main()
     assert Path('lenet.mat').read_bytes() == b'a diary'
     assert Path('lenet-before.mat').read_bytes() == b'an earlier one'
 
 
-def test_a_link_to_a_model_stays_a_link():
-    os.mkdir('models')
-    try:
-        os.symlink('models/real.mat', 'lenet.mat')
-    except OSError:
-        pytest.skip('no symbolic links')
-    assert main('--max-iter', 5) is main('--max-iter', 4) is None
-    assert sorted(os.listdir()) == ['lenet-before.mat', 'lenet.mat', 'models'] and os.path.islink('lenet.mat')
-    assert iterations('models/real.mat') == 4 and iterations('lenet-before.mat') == 5
+FULL = OSError(28, 'No space left on device')
 
 
-@pytest.fixture
-def full_disk(monkeypatch):
-    def full(descriptor):
-        raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(os, 'fsync', full)
-
-
-def test_a_full_disk_does_not_cost_the_results(full_disk, capfd):
+def test_a_full_disk_does_not_cost_the_results(monkeypatch, capfd):
+    at_save(monkeypatch, error=FULL)
     assert main('--max-iter', 2) == 1
     printed = capfd.readouterr()
-    assert printed.err == f"testLeNet.py: error: cannot save: No space left on device: {os.path.abspath('lenet.mat')}\n"
+    assert re.fullmatch('testLeNet.py: error: cannot save: No space left on device: .*lenet.mat\n', printed.err)
     assert 'final test accuracy' in printed.out and os.listdir() == []
 
 
-def test_where_an_older_model_cannot_be_kept_the_training_ends_at_once(full_disk):
+def test_where_an_older_model_cannot_be_kept_the_training_ends_at_once(monkeypatch):
     Path('lenet.mat').write_bytes(b'old')
-    assert main() == f"testLeNet.py: error: cannot save: No space left on device: {os.path.abspath('lenet-before.mat')}"
+    at_save(monkeypatch, error=FULL)
+    assert re.fullmatch('testLeNet.py: error: cannot save: No space left on device: .*lenet-before.mat', main())
     assert os.listdir() == ['lenet.mat'] and Path('lenet.mat').read_bytes() == b'old'
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Where no model can be saved
-# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('path', ['', '.', 'no/such/folder/lenet.mat'])
@@ -146,10 +126,7 @@ def test_without_permission_to_write_the_training_does_not_begin(read_only, capf
     assert "argument --model: no model can be saved as 'lenet.mat'" in capfd.readouterr().err
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Ctrl-C
-# ---------------------------------------------------------------------------------------------------------------
-
 
 def interrupted_at_event(number, flags, monkeypatch):
     """Train with Ctrl-C at the n-th call or return of any function. Returns whether it came before the end."""
@@ -162,14 +139,14 @@ def interrupted_at_event(number, flags, monkeypatch):
             sys.setprofile(None)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(testLeNet, 'train', lambda *arguments: sys.setprofile(count) or train(*arguments))
-    try:
-        main(*flags)
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.setprofile(None)
-        monkeypatch.setattr(testLeNet, 'train', train)
+    with monkeypatch.context() as counting:
+        counting.setattr(testLeNet, 'train', lambda *arguments: sys.setprofile(count) or train(*arguments))
+        try:
+            main(*flags)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.setprofile(None)
     return False
 
 
@@ -178,64 +155,56 @@ def resumed_if_saved(flags):
 
 
 def test_a_run_that_is_interrupted_at_any_moments_is_the_same_run(monkeypatch):
-    """12 runs through two epochs, with tests and snapshots, each with Ctrl-C at three moments drawn at random."""
+    """8 runs through two epochs, with tests and snapshots, each with Ctrl-C at three moments drawn at random."""
     flags = '--max-iter', 12, '--test-interval', 2, '--snapshot', 3, '--threads', 1, '--seed', 3
     assert main(*flags, '--model', 'whole.mat') is None
     rng = np.random.RandomState(1)
     interruptions = 0
-    for _ in range(12):
+    for _ in range(8):
         for moment in rng.randint(1, 40000, size=3):
             interruptions += interrupted_at_event(moment, resumed_if_saved(flags), monkeypatch)
         assert main(*resumed_if_saved(flags)) is None
         assert_same_run('lenet.mat', 'whole.mat')
         os.remove('lenet.mat')
         assert os.listdir() == ['whole.mat']
-    assert interruptions >= 12
+    assert interruptions >= 8
 
 
 @pytest.mark.parametrize('saves, iteration', [([1], 2), ([2], 4), ([3], 6), ([1, 2], 2), ([3, 4, 5], 6)])
 def test_ctrl_c_in_the_middle_of_a_save_saves_again(monkeypatch, saves, iteration):
     """Of a snapshot, of the last save, or of what the first Ctrl-C saves."""
-    right, calls = os.fsync, []
-
-    def fsync(descriptor):
-        calls.append(1)
-        if len(calls) in saves:
-            raise KeyboardInterrupt
-        right(descriptor)
-
-    monkeypatch.setattr(os, 'fsync', fsync)
-    with pytest.raises(KeyboardInterrupt, match=f'stopped after iteration {iteration}, saved lenet.mat'):
+    at_save(monkeypatch, *saves)
+    with pytest.raises(KeyboardInterrupt, match=STOPPED.format(iteration, 'lenet.mat', '')):
         main('--max-iter', 6, '--snapshot', 2)
     assert os.listdir() == ['lenet.mat'] and iterations() == iteration
 
 
 @pytest.mark.parametrize('model, quoted', [('lenet.mat', ''), ('my model.mat', " --model 'my model.mat'")])
 def test_in_a_notebook_one_line_says_how_to_go_on(monkeypatch, capfd, model, quoted):
-    at_iteration(monkeypatch, 4, interrupt)
+    at_iteration(monkeypatch, 4, raiser(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt) as caught:
         main('--model', model)
     assert caught.value._render_traceback_() == [STOPPED.format(3, model, quoted)]
     assert capfd.readouterr() == ('', '')
 
 
-def test_ctrl_c_before_anything_is_trained_shows_where_it_was(monkeypatch, capfd):
-    monkeypatch.setattr(cnn_lenet, 'relu_forward', lambda *_: interrupt())
+def test_ctrl_c_before_anything_is_trained_shows_where_it_was(monkeypatch):
+    monkeypatch.setattr(cnn_lenet, 'relu_forward', raiser(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt) as caught:
         main('--threads', 1)
-    assert type(caught.value) is KeyboardInterrupt and caught.traceback[-1].name == 'interrupt'
+    assert type(caught.value) is KeyboardInterrupt and caught.traceback[-1].name == 'raises'
     assert os.listdir() == []
 
 
 def test_main_leaves_signals_alone_and_needs_neither_the_main_thread_nor_files(monkeypatch, capfd):
     """A notebook has its own signals and streams."""
-    before = [signal.getsignal(getattr(signal, name)) for name in SIGNALS]
+    before = [signal.getsignal(number) for number in SIGNALS]
     seen, out, err = [], io.StringIO(), io.StringIO()
-    at_iteration(monkeypatch, 3, lambda: seen.extend(signal.getsignal(getattr(signal, name)) for name in SIGNALS))
+    at_iteration(monkeypatch, 3, lambda: seen.extend(signal.getsignal(number) for number in SIGNALS))
     monkeypatch.setattr(sys, 'stdout', out)
     monkeypatch.setattr(sys, 'stderr', err)
     assert main('--max-iter', 3) is None and seen == before
-    at_iteration(monkeypatch, 2, lambda: 1 / 0)
+    at_iteration(monkeypatch, 2, raiser(ZeroDivisionError))
     thread = threading.Thread(target=lambda: pytest.raises(ZeroDivisionError, main, '--resume', '--max-iter', 9))
     thread.start()
     thread.join()
@@ -244,7 +213,7 @@ def test_main_leaves_signals_alone_and_needs_neither_the_main_thread_nor_files(m
     assert capfd.readouterr() == ('', '') and iterations() == 4
 
 
-# The script itself, in a process.
+# The script itself, in a process
 
 FOR_EVER = '--display-interval', 1, '--max-iter', 10 ** 6
 
@@ -299,7 +268,7 @@ def test_an_endless_loop_ends_with_two_ctrl_c_at_most_and_is_shown(tmp_path, thr
     assert os.listdir() == []
 
 
-@needs_terminal
+@on_posix
 def test_a_terminal_that_is_closed_costs_nothing(tmp_path):
     """The kernel then sends SIGHUP, and nothing can be printed any more."""
     terminal, child = os.openpty()
@@ -311,13 +280,8 @@ def test_a_terminal_that_is_closed_costs_nothing(tmp_path):
         while b'cost = ' not in shown:
             shown += os.read(terminal, 4096)
         os.close(terminal)
-        assert process.wait() != 0
+        assert process.wait() == 130
     assert iterations() >= 1
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Output that goes nowhere
-# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_output_that_nobody_reads_any_more_ends_and_saves_the_run(tmp_path):
@@ -327,52 +291,35 @@ def test_output_that_nobody_reads_any_more_ends_and_saves_the_run(tmp_path):
         process.stdout.close()
         errors = process.stderr.read()
         assert process.wait() == 130
-    assert errors == 'standard output: Broken pipe; ' + STOPPED.format(iterations(), 'lenet.mat', '') + '\n'
-
-
-@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no device that is always full')
-def test_output_that_has_no_room_ends_and_saves_the_run(tmp_path):
-    with open('/dev/full', 'w') as full:
-        process = run(tmp_path, *FOR_EVER, stdout=full)
-    assert process.stderr == f"standard output: No space left on device; {STOPPED.format(1, 'lenet.mat', '')}\n"
-    assert process.returncode == 130 and iterations() == 1
+    assert errors.startswith('standard output: ') and errors.count('\n') == 1
+    assert errors.endswith(f"; {STOPPED.format(iterations(), 'lenet.mat', '')}\n")
 
 
 def test_a_run_whose_last_lines_cannot_be_printed_is_saved_once(monkeypatch):
-    class Full(io.StringIO):
-        def write(self, text):
-            raise OSError(28, 'No space left on device')
-
-    saves, fsync = [], os.fsync
-    monkeypatch.setattr(os, 'fsync', lambda descriptor: saves.append(1) or fsync(descriptor))
-    monkeypatch.setattr(sys, 'stdout', Full())
+    saves = at_save(monkeypatch, 0)
+    monkeypatch.setattr(sys, 'stdout', io.StringIO())
+    monkeypatch.setattr(sys.stdout, 'write', raiser(FULL), raising=False)
     with pytest.raises(KeyboardInterrupt) as caught:
         main('--max-iter', 3)
     assert str(caught.value) == f"standard output: No space left on device; {STOPPED.format(3, 'lenet.mat', '')}"
     assert saves == [1] and iterations() == 3
 
 
-@on_posix
-def test_a_run_without_any_output_trains(tmp_path):
-    code = 'import os, sys\nos.close(1)\nos.close(2)\nos.execv(sys.executable, [sys.executable, *sys.argv[1:]])'
-    assert run(tmp_path, *command('--max-iter', 2)[1:], code=code).returncode == 0
-    assert iterations() == 2
+def test_a_run_without_any_output_trains(monkeypatch):
+    """This is what Python does where both are closed."""
+    monkeypatch.setattr(sys, 'stdout', None)
+    monkeypatch.setattr(sys, 'stderr', None)
+    assert main('--max-iter', 2) is None and iterations() == 2
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Errors
-# ---------------------------------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize('error', [ValueError('matmul: mismatch'), OSError('a file of mine')], ids=repr)
 @pytest.mark.parametrize('module, name', [
     (cnn_lenet, 'pooling_layer_forward'), (cnn_lenet, 'inner_product_backward'), (testLeNet, 'sgd_momentum'),
     (testLeNet, 'get_lr'), (testLeNet, 'get_lenet'), (testLeNet, 'init_convnet')])
 def test_an_error_in_what_a_student_writes_is_a_traceback_to_the_line(monkeypatch, module, name, error):
-    def raises(*_, **__):
-        raise error
-
-    monkeypatch.setattr(module, name, raises)
+    monkeypatch.setattr(module, name, raiser(error))
     with pytest.raises(type(error)) as caught:
         main('--max-iter', 1)
     assert caught.value is error and caught.traceback[-1].name == 'raises'
@@ -380,7 +327,7 @@ def test_an_error_in_what_a_student_writes_is_a_traceback_to_the_line(monkeypatc
 
 
 def test_an_error_later_on_saves_the_iterations_before_it(monkeypatch, capfd):
-    at_iteration(monkeypatch, 6, lambda: 1 / 0)        # at the beginning of an epoch
+    at_iteration(monkeypatch, 6, raiser(ZeroDivisionError))                 # at the beginning of an epoch
     with pytest.raises(ZeroDivisionError):
         main()
     assert capfd.readouterr().err == STOPPED.format(5, 'lenet.mat', '') + '\n'

@@ -15,7 +15,7 @@ import testLeNet
 from testLeNet import load_params
 
 ROOT = Path(testLeNet.__file__).resolve().parent
-SIGNALS = [name for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
 DEADLINE = 120                                         # seconds after which a child is given up
 
 LAYERS = {2: {'type': 'CONV', 'num': 2, 'k': 5, 'stride': 1, 'pad': 0, 'group': 1},
@@ -36,6 +36,12 @@ def few_images(fullset, dtype, rng):
     return [part[..., order] for both, order in zip(sets, orders) for part in both]
 
 
+def shrink(monkeypatch):
+    """Have main() train the small network on the few images."""
+    monkeypatch.setattr(testLeNet, 'get_lenet', small_lenet)
+    monkeypatch.setattr(testLeNet, 'load_mnist', few_images)
+
+
 def main(*flags):
     """testLeNet.main(flags) in this process. Returns the exit status (None: all is well), or the line of error."""
     try:
@@ -50,33 +56,19 @@ import signal, sys
 sys.path.insert(0, TESTS)
 import testLeNet, training_script
 testLeNet.get_lenet, testLeNet.load_mnist = training_script.small_lenet, training_script.few_images
-for name in training_script.SIGNALS:
-    signal.signal(getattr(signal, name), signal.SIG_DFL)
+for number in training_script.SIGNALS:
+    signal.signal(number, signal.SIG_DFL)
 '''.replace('TESTS', repr(str(ROOT / 'tests')))
 MAIN = 'testLeNet.run_script()\n'
-
-
-def command(*flags, code=SMALL + MAIN):
-    return [sys.executable, '-c', code, *map(str, flags)]
-
-
-def environment():
-    path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
-    return {**os.environ, 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1'}
-
-
-def run(folder, *flags, code=SMALL + MAIN, **options):
-    """Run the script in `folder`, as a child. Returns the finished process."""
-    options = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **options}
-    return subprocess.run(command(*flags, code=code), cwd=folder, text=True, timeout=DEADLINE, env=environment(),
-                          **options)
 
 
 @contextlib.contextmanager
 def started(folder, *flags, code=SMALL + MAIN, **options):
     """The script as a child that is still running. It is killed at the deadline, and at the end of the block."""
     options = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **options}
-    process = subprocess.Popen(command(*flags, code=code), cwd=folder, text=True, env=environment(), **options)
+    path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+    process = subprocess.Popen([sys.executable, '-c', code, *map(str, flags)], cwd=folder, text=True, **options,
+                               env={**os.environ, 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1'})
     watchdog = threading.Timer(DEADLINE, process.kill)      # so that no read from the child waits for ever
     watchdog.start()
     try:
@@ -88,6 +80,13 @@ def started(folder, *flags, code=SMALL + MAIN, **options):
     finally:
         watchdog.cancel()
         watchdog.join()
+
+
+def run(folder, *flags, **options):
+    """The script as a child that has finished, with what it has written."""
+    with started(folder, *flags, **options) as process:
+        stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def without_time(text):
