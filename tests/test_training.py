@@ -92,54 +92,34 @@ def test_an_epoch_uses_every_image_once_and_every_minibatch_is_full(monkeypatch)
 
 
 def test_the_script_learns_mnist_and_saves_what_it_did(tmp_path):
-    process = run(tmp_path, '--max-iter', 60, '--test-interval', 30, '--display-interval', 30,
-                  code='import testLeNet\n' + MAIN)
+    process = run(tmp_path, '--max-iter', 60, code='import testLeNet\n' + MAIN)
     assert (process.returncode, process.stderr) == (0, '')
-    cost, test = r'cost = \d\.\d{6} training_percent = [01]\.\d{6}\n', r'\ntest accuracy: 0\.\d{6}\n\n'
-    pattern = (cost + test) * 2 + (r'final test accuracy: (0\.\d{6}) of 500 images\n'
-                                   r'training time: \d+\.\d s for 60 iterations\n')
-    found = re.fullmatch(pattern, process.stdout)
-    assert found, process.stdout
+    found = re.fullmatch(r'final test accuracy: (0\.\d{6}) of 500 images\n'
+                         r'training time: \d+\.\d s for 60 iterations\n', process.stdout)
     assert float(found[1]) > 0.6
     params, saved = load_params('lenet.mat')
-    assert saved['iteration'] == 60
-    assert saved['history']['train'].shape == (60, 3) and saved['history']['test'].shape == (2, 2)
+    assert saved['history']['train'].shape == (60, 3) and saved['iteration'] == 60
     assert saved['recipe']['seed'] == 9 and saved['layers'] == testLeNet.get_lenet()
     assert all(value.dtype == np.float32 for param in params.values() for value in param.values())
 
 
 # The same digits
 
-def test_the_same_seed_gives_the_same_output(small, capfd):
+def test_the_output_depends_on_the_seed_and_not_on_the_number_of_threads(small, capfd):
     outputs = []
-    for seed in (7, 7, 8):
-        assert main('--max-iter', 4, '--display-interval', 1, '--batch-size', 50, '--seed', seed) is None
+    for seed, threads in ((7, 1), (7, 1), (7, 2), (7, 5), (8, 1)):
+        assert main('--max-iter', 3, '--display-interval', 1, '--batch-size', 70, '--seed', seed,
+                    '--threads', threads) is None
         outputs.append(without_time(capfd.readouterr().out))
-    assert outputs[0] == outputs[1] != outputs[2]
+    assert outputs[0] == outputs[1] == outputs[2] == outputs[3] != outputs[4]
 
 
-def test_any_number_of_threads_gives_the_same_run(small, capfd):
-    outputs = []
-    for threads in (1, 2, 5):
-        assert main('--max-iter', 3, '--display-interval', 1, '--batch-size', 70, '--threads', threads,
-                    '--model', f'{threads}.mat') is None
-        outputs.append(without_time(capfd.readouterr().out))
-    assert outputs[0] == outputs[1] == outputs[2]
-    assert_same_run('1.mat', '2.mat')
-    assert_same_run('1.mat', '5.mat')
-
-
-@pytest.mark.parametrize('threads, all_in_one', [(1, True), (2, False)])
-def test_one_thread_is_the_main_thread(small, monkeypatch, threads, all_in_one):
+def test_one_thread_is_the_main_thread(small, monkeypatch):
     seen, relu_forward = set(), cnn_lenet.relu_forward
-
-    def note(*arguments):
-        seen.add(threading.current_thread())
-        return relu_forward(*arguments)
-
-    monkeypatch.setattr(cnn_lenet, 'relu_forward', note)
-    assert main('--max-iter', 2, '--threads', threads) is None
-    assert (seen == {threading.main_thread()}) == all_in_one
+    monkeypatch.setattr(cnn_lenet, 'relu_forward',
+                        lambda *given: seen.add(threading.current_thread()) or relu_forward(*given))
+    assert main('--max-iter', 2, '--threads', 1) is None
+    assert seen == {threading.main_thread()}
 
 
 @pytest.mark.parametrize('batch_size', [1, 33, 40, 400])
