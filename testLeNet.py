@@ -131,7 +131,7 @@ def train(run, flags, data):
     try:
         while run.iteration < flags.max_iter:
             next_run = iterate(run, flags, data)
-            if run.iteration == 0:
+            if run.iteration == 0:                      # a new run, which will replace the model
                 keep_older(flags.model)
             if int(10 * next_run.seconds) > int(10 * run.seconds):              # ten times a second at most
                 show_progress(next_run, flags.max_iter)

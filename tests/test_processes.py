@@ -5,7 +5,6 @@ import ctypes
 import hashlib
 import os
 import runpy
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,25 +13,21 @@ from unittest import mock
 import numpy as np
 import pytest
 from helpers import arrays, module_of, network_and_batch
+from training_script import ROOT, run
 
 import cnn_lenet
 
-TOP = Path(cnn_lenet.__file__).resolve().parent
 
-
-def run(script, cwd, **environment):
-    """Standard output of a new Python process that runs `script`; it must end well and write nothing else."""
-    path = os.pathsep.join(filter(None, [str(TOP), str(TOP / 'tests'), os.environ.get('PYTHONPATH')]))
-    environment = {**os.environ, 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1', **environment}
-    done = subprocess.run([sys.executable, '-W', 'error', '-c', script], cwd=cwd, env=environment, text=True,
-                          capture_output=True, timeout=300)
-    assert (done.stderr, done.returncode) == ('', 0)
-    return done.stdout
+def output_of(code, folder):
+    """Standard output of a new Python process, which must end well and write nothing else."""
+    process = run(folder, code=code)
+    assert (process.stderr, process.returncode) == ('', 0)
+    return process.stdout
 
 
 def test_import_has_no_side_effects(tmp_path):
     """Nothing printed, no thread started, no random number drawn, no variable set, no file touched."""
-    out = run("""
+    assert output_of("""
 import os, signal, threading
 import numpy as np
 np.random.seed(1)
@@ -46,15 +41,14 @@ assert dict(os.environ) == environment
 assert np.geterr() == handling
 assert signal.getsignal(signal.SIGINT) == interrupt
 assert os.listdir() == []
-""", tmp_path)
-    assert out == ''
+""", tmp_path) == ''
 
 
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='peak memory is read from /proc')
 def test_predict_on_many_images_takes_bounded_memory(tmp_path):
     """LeNet's feature maps of 4,000 images would fill a gigabyte. VmHWM is the process's peak, in kB; unlike
     ru_maxrss it does not begin with the peak of the process that started this one."""
-    megabytes = float(run("""
+    megabytes = float(output_of("""
 import numpy as np
 import cnn_lenet
 from testLeNet import get_lenet
@@ -85,11 +79,12 @@ def digests():
     return [digest(network_and_batch(name, 70, dtype=np.float32)) for name in ('lenet in small', 'LeNet')]
 
 
-def test_the_same_digits_however_many_threads_blas_has(tmp_path):
+def test_the_same_digits_however_many_threads_blas_has(tmp_path, monkeypatch):
     """In one process and the next."""
-    others = [run('import test_processes; print(*test_processes.digests())', tmp_path,
-                  OPENBLAS_NUM_THREADS=number, OMP_NUM_THREADS=number).split() for number in '12']
-    assert others == [digests()] * 2
+    for number in '12':
+        monkeypatch.setenv('OPENBLAS_NUM_THREADS', number)
+        monkeypatch.setenv('OMP_NUM_THREADS', number)
+        assert output_of('import test_processes; print(*test_processes.digests())', tmp_path).split() == digests()
 
 
 # A BLAS whose number of threads the module cannot set: Accelerate, MKL, BLIS, or OpenBLAS on Windows. The scripts ask
@@ -131,26 +126,26 @@ class NumPyIsImported(Exception):
             raise cls(dict(os.environ))
 
 
-@pytest.mark.parametrize('script', sorted(path.name for path in TOP.glob('*.py') if path.name != 'cnn_lenet.py'))
+@pytest.mark.parametrize('script', sorted(path.name for path in ROOT.glob('*.py') if path.name != 'cnn_lenet.py'))
 def test_the_scripts_ask_every_blas_for_one_thread_before_numpy_is_imported(monkeypatch, script):
     """But for one whose number the user has set."""
     for name in BLAS_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('MKL_NUM_THREADS', '3')
     monkeypatch.setattr(sys, 'meta_path', [NumPyIsImported, *sys.meta_path])
-    ours = {path.stem for path in TOP.glob('*.py')}
+    ours = {path.stem for path in ROOT.glob('*.py')}
     with mock.patch.dict(os.environ), mock.patch.dict(sys.modules), pytest.raises(NumPyIsImported) as stop:
         for name in list(sys.modules):
             if name.split('.')[0] in {'numpy', 'scipy', 'matplotlib', 'PIL', *ours}:
                 del sys.modules[name]
-        runpy.run_path(str(TOP / script))
+        runpy.run_path(str(ROOT / script))
     assert [stop.value.args[0].get(name) for name in BLAS_VARIABLES] == ['1', '1', '3', '1', '1']
 
 
 def test_the_scripts_ask_for_nothing_where_numpy_is_there_already(monkeypatch):
     """Its BLAS would not notice."""
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    runpy.run_path(str(TOP / 'testLeNet.py'))
+    runpy.run_path(str(ROOT / 'testLeNet.py'))
     assert 'OMP_NUM_THREADS' not in os.environ
 
 

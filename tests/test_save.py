@@ -66,13 +66,6 @@ def test_arrays_come_back_with_their_rows_in_sequence(path, order):
     assert all(array.flags.c_contiguous and array.flags.writeable for array in arrays([loaded, extra['param_winc']]))
 
 
-@pytest.mark.parametrize('value', [None, object(), {'a': None}])
-def test_what_a_mat_file_does_not_hold_is_refused_and_nothing_is_written(path, value):
-    with pytest.raises(TypeError):
-        save_params(path, small_params(), value=value)
-    assert os.listdir(path.parent) == []
-
-
 # MAT-files of another hand
 
 def scipy_again(path, version):

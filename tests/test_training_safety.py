@@ -111,39 +111,24 @@ def test_a_path_at_which_no_model_can_be_saved_is_found_out_before_the_training(
     assert os.listdir() == []
 
 
-def test_without_permission_to_write_the_training_does_not_begin(capfd):
-    mode = os.stat('.').st_mode
-    os.chmod('.', 0o555)
-    try:
-        if os.access('.', os.W_OK):
-            pytest.skip('this user may write everywhere')
-        assert main() == 2
-    finally:
-        os.chmod('.', mode)
-    assert "argument --model: no model can be saved as 'lenet.mat'" in capfd.readouterr().err
-
-
 # Ctrl-C
 
-def interrupted_at_event(number, flags, monkeypatch):
+def interrupted(moment, flags):
     """Train with Ctrl-C at the n-th call or return of any function. Returns whether it came before the end."""
-    left, train = number, testLeNet.train
-
     def count(frame, event, argument):
-        nonlocal left
-        left -= event != 'c_call'                      # after which Python looks for signals, not before
-        if left == 0:
+        nonlocal moment
+        moment -= event != 'c_call'                    # after which Python looks for signals, not before
+        if moment == 0:
             sys.setprofile(None)
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as counting:
-        counting.setattr(testLeNet, 'train', lambda *arguments: sys.setprofile(count) or train(*arguments))
-        try:
-            main(*flags)
-        except KeyboardInterrupt:
-            return True
-        finally:
-            sys.setprofile(None)
+    sys.setprofile(count)
+    try:
+        main(*flags)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
     return False
 
 
@@ -151,15 +136,15 @@ def resumed_if_saved(flags):
     return ['--resume', '--threads', 1] if os.path.exists('lenet.mat') else flags
 
 
-def test_a_run_that_is_interrupted_at_any_moments_is_the_same_run(monkeypatch):
+def test_a_run_that_is_interrupted_at_any_moments_is_the_same_run():
     """8 runs through two epochs, with tests and snapshots, each with Ctrl-C at three moments drawn at random."""
     flags = '--max-iter', 12, '--test-interval', 2, '--snapshot', 3, '--threads', 1, '--seed', 3
     assert main(*flags, '--model', 'whole.mat') is None
     rng = np.random.RandomState(1)
     interruptions = 0
     for _ in range(8):
-        for moment in rng.randint(1, 40000, size=3):
-            interruptions += interrupted_at_event(moment, resumed_if_saved(flags), monkeypatch)
+        for moment in rng.randint(5000, 50000, size=3):
+            interruptions += interrupted(moment, resumed_if_saved(flags))
         assert main(*resumed_if_saved(flags)) is None
         assert_same_run('lenet.mat', 'whole.mat')
         os.remove('lenet.mat')
@@ -183,14 +168,6 @@ def test_in_a_notebook_one_line_says_how_to_go_on(monkeypatch, capfd, model, quo
         main('--model', model)
     assert caught.value._render_traceback_() == [STOPPED.format(3, model, quoted)]
     assert capfd.readouterr() == ('', '')
-
-
-def test_ctrl_c_before_anything_is_trained_shows_where_it_was(monkeypatch):
-    monkeypatch.setattr(cnn_lenet, 'relu_forward', raiser(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt) as caught:
-        main('--threads', 1)
-    assert type(caught.value) is KeyboardInterrupt and caught.traceback[-1].name == 'raises'
-    assert os.listdir() == []
 
 
 def test_main_leaves_signals_alone_and_needs_neither_the_main_thread_nor_files(monkeypatch, capfd):

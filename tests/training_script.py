@@ -52,13 +52,12 @@ def main(*flags):
 
 # The script in a child: a small network, a few images, and signals as at a terminal, whatever they are for the tests.
 SMALL = '''
-import signal, sys
-sys.path.insert(0, TESTS)
+import signal
 import testLeNet, training_script
 testLeNet.get_lenet, testLeNet.load_mnist = training_script.small_lenet, training_script.few_images
 for number in training_script.SIGNALS:
     signal.signal(number, signal.SIG_DFL)
-'''.replace('TESTS', repr(str(ROOT / 'tests')))
+'''
 MAIN = 'testLeNet.run_script()\n'
 
 
@@ -66,7 +65,7 @@ MAIN = 'testLeNet.run_script()\n'
 def started(folder, *flags, code=SMALL + MAIN, **options):
     """The script as a child that is still running. It is killed at the deadline, and at the end of the block."""
     options = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **options}
-    path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+    path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH')]))
     process = subprocess.Popen([sys.executable, '-c', code, *map(str, flags)], cwd=folder, text=True, **options,
                                env={**os.environ, 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1'})
     watchdog = threading.Timer(DEADLINE, process.kill)      # so that no read from the child waits for ever
