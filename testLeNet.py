@@ -259,7 +259,7 @@ def save(run, flags):
 
 
 def keep_older(path):
-    """Keep the model that is at `path`, which a new run will replace, as lenet-before.mat; over an earlier one."""
+    """Keep the model at `path`, which a new run will replace, as lenet-before.mat. (An earlier one there is lost.)"""
     before = '-before'.join(os.path.splitext(path))
     with errors_in_one_line('testLeNet.py'), contextlib.suppress(FileNotFoundError), open(path, 'rb') as file:
         write_whole(before, file.read())
@@ -271,6 +271,7 @@ def load_run(path):
     params, saved = load_params(path)
     try:
         used = {name: saved['recipe'][name] for name in recipe()}
+        used['fullset'] = bool(used['fullset'])
         history = {name: np.reshape(saved['history'][name], (-1, width)).tolist()
                    for name, width in (('train', 3), ('test', 2))}
         run = Run(get_lenet(used['batch_size']), params, saved['param_winc'], saved['random_state'],
@@ -328,10 +329,9 @@ def load_params(path):
         variables = scipy.io.loadmat(io.BytesIO(content), simplify_cells=True)
         extra = {name: dict(enumerate(value, 1)) if isinstance(value, list) else value
                  for name, value in variables.items() if not name.startswith('__')}
-        # With all their dimensions, which simplified ones lack.
-        for name, cells in scipy.io.loadmat(io.BytesIO(content), variable_names=['params', 'param_winc']).items():
-            if not name.startswith('__'):
-                extra[name] = _as_params(cells)
+        matrices = scipy.io.loadmat(io.BytesIO(content))        # with all their dimensions, which simplified ones lack
+        for name in {'params', 'param_winc'} & matrices.keys():
+            extra[name] = _as_params(matrices[name])
         return extra.pop('params'), extra
     except Exception as error:  # scipy raises all sorts of errors on foreign files
         raise ValueError(f'{path}: not a saved model, a MAT-file (save -v7) in which params{{i}} has w (rows, num) and '
@@ -489,10 +489,10 @@ def run_script():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         tell(stop if isinstance(stop, Stopped) else traceback.format_exc())
         sys.stdout = None                               # or Python tries again to print what could not be printed
-        end = threading.Timer(1.5, os._exit, [130])     # in case a thread of conv_net's is in an endless loop
+        end = threading.Timer(2.2, os._exit, [130])     # in case a thread of conv_net's is in an endless loop
         end.daemon = True
         end.start()
-        faulthandler.dump_traceback_later(1)
+        faulthandler.dump_traceback_later(2)            # which shows the loop
         sys.exit(130)
 
 

@@ -176,7 +176,7 @@ def saved(trained, small):
 @pytest.mark.parametrize('flags, words', [
     (('--seed', 1), '--seed: the run saved in lenet.mat has 9'),
     (('--batch-size', 32), '--batch-size: the run saved in lenet.mat has 64'),
-    (('--fullset',), '--fullset: the run saved in lenet.mat has 0'),
+    (('--fullset',), '--fullset: the run saved in lenet.mat has False'),
     (('--max-iter', 2), '--max-iter: the run saved in lenet.mat has done 3 iterations')])
 def test_a_flag_that_contradicts_the_saved_run_is_named(saved, capfd, flags, words):
     shutil.copy(saved, 'lenet.mat')

@@ -143,7 +143,7 @@ def test_a_run_that_is_interrupted_at_any_moments_is_the_same_run():
     rng = np.random.RandomState(1)
     interruptions = 0
     for _ in range(8):
-        for moment in rng.randint(5000, 50000, size=3):
+        for moment in rng.randint(3000, 25000, size=3):
             interruptions += interrupted(moment, resumed_if_saved(flags))
         assert main(*resumed_if_saved(flags)) is None
         assert_same_run('lenet.mat', 'whole.mat')
