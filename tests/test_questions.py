@@ -243,8 +243,10 @@ def check_array(name, found, expected, why, mistakes=()):
 
     `mistakes` are pairs of a sentence and what that mistake returns: the first that matches is named.
     """
-    if type(found) is not np.ndarray or found.shape != expected.shape:
+    if type(found) is not np.ndarray:
         fail(f'{name} is {kind(found)}; expected a plain array of shape {expected.shape}')
+    if found.shape != expected.shape:
+        fail(f'{name} has shape {found.shape}; expected {expected.shape}')
     if not np.issubdtype(found.dtype, np.number):
         fail(f'{name} is an array of type {found.dtype}; expected one of floats')
     with np.errstate(invalid='ignore'):
