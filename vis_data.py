@@ -160,7 +160,7 @@ def _draw_maps(ax, maps, title, least, most, colours):
 def tile(maps):
     """Maps (num, h, w) side by side, ten in a row, as one image, with NaN above each and to its right.
 
-    One image is drawn three to four times faster than twenty. Small maps are enlarged, so that gaps are whole pixels.
+    One image is drawn much faster than twenty. Small maps are enlarged, so that gaps are whole pixels.
     """
     scale = max(1, round(24 / maps.shape[2]))
     maps = maps.repeat(scale, axis=1).repeat(scale, axis=2)
