@@ -255,7 +255,7 @@ def draw_mistakes(images, labels, probabilities):
         ax = left.add_subplot(3, 4, place)
         draw_image(ax, images[:, j].reshape(28, 28), '')
         ax.set_title(f'true {labels[j]}\npredicted {predicted[j]}', loc='center', fontsize='medium')
-        ax.set_xlabel(f'image {j}\np = {rounded(confidence[j])}')
+        ax.set_xlabel(f'image {j}\np = {rounded(confidence[j])}'.replace('= >', '>'))
     if len(shown):
         left.supxlabel(f'what the net sees of the first: python vis_data.py --image {shown[0]}', fontsize='medium')
     _draw_confusion(right, confusion_matrix(labels, predicted))
