@@ -241,12 +241,11 @@ def test_a_student_sees_every_question_fail_until_it_is_written(tests_of):
 
 @pytest.mark.parametrize('name, old, new', [
     ('relu_forward', r'( +# ----.*\n)', r"\1    output['data'] = np.maximum(input['data'], 0)\n"),
-    ('relu_forward', r'( +# ----.*\n)', r"\1    output['data'] += input['data'] * (input['data'] > 0)\n"),
     ('relu_forward', r'(?s).+', "    return {**input, 'data': np.maximum(input['data'], 0)}\n"),
     ('relu_forward', r"np.zeros_like\(input\['data'\]\)", "np.maximum(input['data'], 0)"),
     ('relu_forward', 'return output', "return {**input, 'data': np.maximum(input['data'], 0)}"),
     ('relu_backward', 'return input_od', "return output['diff'] * (input['data'] > 0)"),
-], ids=['at the mark', 'into the zeros', 'in place of all', 'of the zeros', 'of the return', 'of the return, backward'])
+], ids=['at the mark', 'in place of all', 'of the zeros', 'of the return', 'of the return, backward'])
 def test_what_is_written_counts_as_written(name, old, new, tests_of):
     """Whatever is left of what stood there."""
     question, points = POINTS[name]
@@ -273,65 +272,62 @@ for i, j in np.ndindex(diff.shape[:2]):
     here = np.s_[i * s:i * s + k, j * s:j * s + k]
     od[here] += (x[here] == x[here].max(axis={axes}, keepdims=True)) * diff[i, j]"""
 
+RIGHT, BATCH_FIRST, WIDTH_FIRST = [0, 1, 2, 3], [3, 0, 1, 2], [1, 0, 2, 3]
 WRONG = {
-    'Q1': ('pooling_layer_forward', "output['data'] += 3",
-           'expected 8, the largest number of the window [[0., 8.], [2., 7.]]'),
-    'Q1, not stored': ('pooling_layer_forward', "output = {**output}\nlargest = input['data'].max()",
-                       "data is all zeros: put the result into output['data']"),
-    'Q1, all channels': ('pooling_layer_forward', FORWARD.format(order=[0, 1, 2, 3], axes=(0, 1, 2)),
+    'Q1': ("output['data'] += 3", 'expected 8, the largest number of the window [[0., 8.], [2., 7.]]'),
+    'Q1, not stored': ("largest = input['data'].max()", "data is all zeros: put the result into output['data']"),
+    'Q1, all channels': (FORWARD.format(order=RIGHT, axes=(0, 1, 2)),
                          'the maximum was taken over all channels: data[0, 0] is 14; expected 8'),
-    'Q1, batch first': ('pooling_layer_forward', FORWARD.format(order=[3, 0, 1, 2], axes=(0, 1)),
+    'Q1, batch first': (FORWARD.format(order=BATCH_FIRST, axes=(0, 1)),
                         'these are the values of another layout (batch first), '
                         'reshape(batch_size, height, width, channel): data['),
-    'Q1, put back batch first': ('pooling_layer_forward', FORWARD.format(order=[0, 1, 2, 3], axes=(0, 1)) + """
+    'Q1, put back batch first': (FORWARD.format(order=RIGHT, axes=(0, 1)) + """
 output['data'] = y.transpose(3, 0, 1, 2).reshape(-1, n)""",
                                  'these are the right values in another layout (batch first), '
                                  'reshape(batch_size, height, width, channel): data['),
-    'Q1 changes its input': ('pooling_layer_forward', 'input.update(output)\nreturn input',
-                             "pooling_layer_forward changed input['height'], which belongs to its caller"),
-    'Q2': ('relu_forward', "output['data'] = abs(input['data'])",
+    'Q1 changes its input': ('input.update(output)\nreturn input',
+                             "pooling_layer_forward changed input['height'], which belongs to its caller; work on"),
+    'Q2': ("output['data'] = abs(input['data'])",
            "data[2, 0] is 27; expected 0, max(0, x) for x = input['data'][2, 0] = -27"),
-    'Q3': ('inner_product_forward', "output['data'] = param['w'].T @ input['data']",
+    'Q3': ("output['data'] = param['w'].T @ input['data']",
            'data[0, 0] is 2.37359; expected 4.06009 = 2.374 + 1.687: '),
-    'Q3, a matrix': ('inner_product_forward', "output['data'] = np.asmatrix(param['w'].T @ input['data'])",
+    'Q3, a matrix': ("output['data'] = np.asmatrix(param['w'].T @ input['data'])",
                      'data is a np.matrix; expected a plain array of shape (3, 1)'),
-    'Q4': ('pooling_layer_backward', 'input_od[1], input_od[4] = 2, 4', 'input_od[1, 0] is 2; expected 3 = 1 + 2: '
+    'Q4': ('input_od[1], input_od[4] = 2, 4', 'input_od[1, 0] is 2; expected 3 = 1 + 2: '
            "input['data'][1, 0] = 14 (row 0, column 1, channel 0 of image 0) is the largest number of the window "
            '[[4., 14.], [2., 11.]] (diff 1), and of [[14., 8.], [11., 10.]] (diff 2); 2 of 9'),
-    'Q4, not stored': ('pooling_layer_backward', "od = input['data'] + 1",
-                       'input_od is all zeros: put the result into input_od'),
-    'Q4, all of it': ('pooling_layer_backward', BACKWARD.format(order=[0, 1, 2, 3], axes=None),
-                      'the maximum was taken over all channels and images: input_od['),
-    'Q4, batch first': ('pooling_layer_backward', BACKWARD.format(order=[3, 0, 1, 2], axes=(0, 1)),
+    'Q4, not stored': ("od = input['data'] + 1", 'input_od is all zeros: put the result into input_od'),
+    'Q4, max without axis': (BACKWARD.format(order=RIGHT, axes=None),
+                             'the maximum was taken over all channels and images: input_od['),
+    'Q4, batch first': (BACKWARD.format(order=BATCH_FIRST, axes=(0, 1)),
                         'these are the values of another layout (batch first), '
                         'reshape(batch_size, height, width, channel): input_od['),
-    'Q4, h and w': ('pooling_layer_backward', BACKWARD.format(order=[1, 0, 2, 3], axes=(0, 1)),
-                    'these are the values of another layout (width first), '
-                    'reshape(width, height, channel, batch_size): input_od['),
-    'Q5': ('relu_backward', "input_od = output['diff'] + 0",
+    'Q4, h and w mixed up': (BACKWARD.format(order=WIDTH_FIRST, axes=(0, 1)),
+                             'these are the values of another layout (width first), '
+                             'reshape(width, height, channel, batch_size): input_od['),
+    'Q5': ("input_od = output['diff'] + 0",
            "input_od[2, 0] is 4; expected 0: input['data'][2, 0] = -27 is not positive, and stops diff[2, 0] = 4"),
-    'Q5 changes diff': ('relu_backward', "output['diff'][input['data'] <= 0] = 0\nreturn output['diff']",
-                        "relu_backward changed output['diff'], which belongs to its caller; work on a copy"),
-    'Q6': ('inner_product_backward', "param_grad['w'] = input['data'] @ output['diff'].T / input['batch_size']",
+    'Q6': ("param_grad['w'] = input['data'] @ output['diff'].T / input['batch_size']",
            "param_grad['w'][0, 0] is 0.645196; expected 3.22598, the sum over all images of data[0, image] * "
            'diff[0, image]: (-0.35) * (-1.436) + 0.55 * 1.026 + 2.95 * 1.55 + (-0.15) * (-1.435) + (-1.85) * 1.42;'),
-    'Q6, swapped': ('inner_product_backward', 'param_grad, input_od = input_od, param_grad',
-                    'the two results are swapped: return param_grad, input_od'),
-    'Q7': ('sgd_momentum', "param_winc_[1]['w'] = mu * param_winc[1]['w'] + w_rate * param_grad[1]['w']",
+    'Q6, swapped': ('return input_od, param_grad', 'the two results are swapped: return param_grad, input_od'),
+    'Q7': ("param_winc_[1]['w'] = mu * param_winc[1]['w'] + w_rate * param_grad[1]['w']",
            "param_winc_[1]['w'][0, 0] is 0.15; expected 0.25, the new theta = 0.9 * 0.5 + 0.1 * (-3 + 0.5 * 2) = "
            'mu * theta + w_rate * (gradient + decay * w), equations (13) and (9)'),
 }
 
 
-@pytest.mark.parametrize('name, body, message', WRONG.values(), ids=WRONG)
-def test_a_failure_says_in_one_sentence_why_another_number_was_expected(name, body, message, tests_of):
+@pytest.mark.parametrize('mistake', WRONG)
+def test_a_failure_says_in_one_sentence_why_another_number_was_expected(mistake, tests_of):
+    name = next(name for name in POINTS if POINTS[name][0] == mistake[:2])
+    body, message = WRONG[mistake]
     _, found, _ = tests_of(starter_with(**{name: body}), '-k', name)
     assert any(text.startswith(name) and message in text and '\n' not in text for _, text in found.values())
 
 
 def test_what_the_handout_leaves_open_passes(tests_of):
     """The gradient of a ReLU at exactly 0, and of a window that holds its largest number twice."""
-    source = starter_with(pooling_layer_backward=BACKWARD.format(order=[0, 1, 2, 3], axes=(0, 1)),
+    source = starter_with(pooling_layer_backward=BACKWARD.format(order=RIGHT, axes=(0, 1)),
                           relu_backward="input_od = output['diff'] * (input['data'] >= 0)")
     assert outcomes(tests_of(source, '-k', 'Q4 or Q5')[1]) == {'Q4': {'passed'}, 'Q5': {'passed'}}
 

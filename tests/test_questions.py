@@ -230,12 +230,11 @@ def axis_mistakes(maxima, over, right, *given):
     for order in list(itertools.permutations(SIZES))[1:]:
         maps = right(*(feature_maps(*pair, order) for pair in given))
         place = next(place for place in range(4) if order[place] != SIZES[place])
-        layout = (f"({order[place].removesuffix('_size')} {('first', 'second', 'third')[place]}), "
-                  f"reshape({', '.join(order)})")
-        for result, written, sentence in ((maps, order, 'these are the values of another layout'),
-                                          (maps, SIZES, 'these are the values of another layout'),
-                                          (expected, order, 'these are the right values in another layout')):
-            yield f'{sentence} {layout}', result.transpose([SIZES.index(size) for size in written]).reshape(-1, n)
+        layout = f"{order[place].removesuffix('_size')} {('first', 'second', 'third')[place]}"
+        for result, written, values in ((maps, order, 'values of'), (maps, SIZES, 'values of'),
+                                        (expected, order, 'right values in')):
+            yield (f"these are the {values} another layout ({layout}), reshape({', '.join(order)})",
+                   result.transpose([SIZES.index(size) for size in written]).reshape(-1, n))
 
 
 def check_array(name, found, expected, why, mistakes=()):
