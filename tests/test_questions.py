@@ -305,7 +305,7 @@ def factor(number):
 
 POOLINGS = {
     'side by side': ((6, 4, 2, 3), pooling(k=2, stride=2)),
-    'overlapping': ((5, 7, 3, 2), pooling(k=3, stride=2)),
+    'overlapping': ((5, 7, 2, 2), pooling(k=3, stride=2)),
     'overlapping more': ((5, 4, 2, 3), pooling(k=3, stride=1)),
     'with gaps': ((5, 8, 2, 2), pooling(k=2, stride=3)),
 }
