@@ -345,12 +345,14 @@ def relu_backward(output, input, layer):
 
 
 def inner_product_forward(input, layer, param):
-    return structure(param['w'].T @ input['data'] + param['b'][:, None], 1, 1, layer['num'])
+    # By einsum, since a BLAS with threads of its own never ends if another thread starts a process meanwhile.
+    out = np.einsum('ij,in->jn', param['w'], input['data']) + param['b'][:, None]
+    return structure(out, 1, 1, layer['num'])
 
 
 def inner_product_backward(output, input, layer, param):
-    param_grad = {'w': input['data'] @ output['diff'].T, 'b': output['diff'].sum(axis=1)}
-    return param_grad, param['w'] @ output['diff']
+    param_grad = {'w': np.einsum('in,jn->ij', input['data'], output['diff']), 'b': output['diff'].sum(axis=1)}
+    return param_grad, np.einsum('ij,jn->in', param['w'], output['diff'])
 
 
 def sgd_momentum(w_rate, b_rate, mu, decay, params, param_winc, param_grad):

@@ -532,8 +532,8 @@ def test_feedback_says_what_went_wrong(graded, answered):
     ended = text('a crash, an exit, an endless recursion, a forged result on every descriptor')
     assert 'signal 6' in ended and 'exit status 0' in ended and 'RecursionError' in ended
     assert 'MemoryError' in text('unbounded allocation')
-    assert 'the result is None; expected a dict' in text('no answer at all')
-    assert "the result['height'] is an array of shape (2,) and type int64; expected" in text('height is an array')
+    assert 'output is None; expected a dict' in text('no answer at all')
+    assert "output['height'] is an array of shape (2,) and type int64; expected" in text('height is an array')
     assert 'the answer is too large' in text('answers that are too large')
     assert r'ValueError: \ud800 \x1b[2J\x00 \u202e é' in text('exception with unprintable characters')
     line = hostile(relu_forward=ANSWERS['sys.exit']).splitlines().index('    import sys; sys.exit(0)') + 1
