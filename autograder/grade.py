@@ -187,8 +187,8 @@ def find_submissions(folder, flags):
     """The names of the submissions in a folder, and of what is none. Ends the grader if two would share a row, or if
     the only one that is wanted is not there."""
     ours = [os.path.realpath(path) for path in (flags.csv, flags.feedback) if path]
-    found = sorted(name for name in os.listdir(folder)
-                   if archive.is_taken(name, True) and os.path.realpath(folder / name) not in ours)
+    found = sorted(name for name in os.listdir(folder) if not name.startswith('.') and name not in archive.UNREAD
+                   and os.path.realpath(folder / name) not in ours)
     names = [name for name in found if (folder / name).is_dir() or os.path.splitext(name.lower())[1] in KINDS]
     rows = {}
     for name in names:
