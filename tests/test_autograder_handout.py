@@ -302,12 +302,17 @@ output['data'] = y.transpose(3, 0, 1, 2).reshape(-1, n)""",
     'Q4, batch first': (BACKWARD.format(order=BATCH_FIRST, axes=(0, 1)),
                         'these are the values of another layout (batch first), '
                         'reshape(batch_size, height, width, channel): input_od['),
+    'Q4, diff alone': (BACKWARD.format(order=RIGHT, axes=(0, 1)).replace(
+                           "output['diff']", "output['diff'].reshape(c, -1, n).swapaxes(0, 1)"),
+                       'these are the values of another layout (channel first), '
+                       'reshape(channel, height, width, batch_size): input_od['),
     'Q4, h and w mixed up': (BACKWARD.format(order=WIDTH_FIRST, axes=(0, 1)),
                              'these are the values of another layout (width first), '
                              'reshape(width, height, channel, batch_size): input_od['),
     'Q5': ("input_od = output['diff'] + 0",
            "input_od[2, 0] is 4; expected 0: input['data'][2, 0] = -27 is not positive, and stops diff[2, 0] = 4"),
-    'Q6': ("param_grad['w'] = input['data'] @ output['diff'].T / input['batch_size']",
+    'Q6': ("param_grad['w'] = input['data'] @ output['diff'].T / input['batch_size']\n"
+           "param_grad['b'] = output['diff'].sum(axis=1)",
            "param_grad['w'][0, 0] is 0.645196; expected 3.22598, the sum over all images of data[0, image] * "
            'diff[0, image]: (-0.35) * (-1.436) + 0.55 * 1.026 + 2.95 * 1.55 + (-0.15) * (-1.435) + (-1.85) * 1.42;'),
     'Q6, swapped': ('return input_od, param_grad', 'the two results are swapped: return param_grad, input_od'),
@@ -321,7 +326,7 @@ output['data'] = y.transpose(3, 0, 1, 2).reshape(-1, n)""",
 def test_a_failure_says_in_one_sentence_why_another_number_was_expected(mistake, tests_of):
     name = next(name for name in POINTS if POINTS[name][0] == mistake[:2])
     body, message = WRONG[mistake]
-    _, found, _ = tests_of(starter_with(**{name: body}), '-k', name)
+    _, found, _ = tests_of(starter_with(**{name: body}), '-k', name, '-x')
     assert any(text.startswith(name) and message in text and '\n' not in text for _, text in found.values())
 
 

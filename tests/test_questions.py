@@ -221,20 +221,20 @@ def axis_mistakes(maxima, over, right, *given):
 
     over   function of the maxima over more axes than those of a window, which gives the maps that come of them
     right  function of maps (h, w, c, n), which gives the right ones; `given` are pairs of a structure and the key of
-           its maps, which are read in another order of axes, or the result is put back in another, or both
+           its maps. Some of them are read, or the result is put back, in another order of axes
     """
     n = maxima.shape[3]
     for axes, name in (((2,), 'channels'), ((3,), 'images'), ((2, 3), 'channels and images')):
         yield f'the maximum was taken over all {name}', over(maxima.max(axis=axes, keepdims=True)).reshape(-1, n)
-    expected = right(*(feature_maps(*pair) for pair in given))
     for order in list(itertools.permutations(SIZES))[1:]:
-        maps = right(*(feature_maps(*pair, order) for pair in given))
         place = next(place for place in range(4) if order[place] != SIZES[place])
-        layout = f"{order[place].removesuffix('_size')} {('first', 'second', 'third')[place]}"
-        for result, written, values in ((maps, order, 'values of'), (maps, SIZES, 'values of'),
-                                        (expected, order, 'right values in')):
-            yield (f"these are the {values} another layout ({layout}), reshape({', '.join(order)})",
-                   result.transpose([SIZES.index(size) for size in written]).reshape(-1, n))
+        layout = f"({order[place].removesuffix('_size')} {('first', 'second', 'third')[place]})"
+        for orders in itertools.product((order, SIZES), repeat=len(given)):
+            values = 'values of' if order in orders else 'right values in'
+            maps = right(*(feature_maps(*pair, read) for pair, read in zip(given, orders)))
+            for written in (order, SIZES):
+                yield (f"these are the {values} another layout {layout}, reshape({', '.join(order)})",
+                       maps.transpose([SIZES.index(size) for size in written]).reshape(-1, n))
 
 
 def check_array(name, found, expected, why, mistakes=()):
