@@ -174,10 +174,12 @@ def remove_all_of(user):
     may be quicker and stop or kill the sender: then once more.
     """
     for _ in range(MAX_KILLS):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            sender = subprocess.run([sandbox.PYTHON, '-I', '-S', '-c', KILL, str(user)], timeout=CLOSING, **QUIET)
-            if sender.returncode >= 0:                 # it was not killed: either all are, or there was nobody
-                break
+        sender = subprocess.Popen([sandbox.PYTHON, '-I', '-S', '-c', KILL, str(user)], **QUIET)
+        _, status = os.waitpid(sender.pid, os.WUNTRACED)
+        sender.kill()                                  # if it was stopped
+        sender.wait()
+        if os.WIFEXITED(status):
+            break
     subprocess.run(['sh', '-c', REMOVE, str(user)], cwd='/', user=user, group=user, extra_groups=[], **QUIET)
 
 
