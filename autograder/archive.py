@@ -76,7 +76,10 @@ def mistaken(paths):
 
 
 def is_taken(path, ordinary, alone=False):
-    """Hidden files, what programs leave behind, links, and paths that no student has are not taken along."""
+    """Hidden files, what programs leave behind, links, and paths that no student has are not taken along.
+
+    Raises Refused for a link and the like in place of a cnn_lenet.py, or of a file that is handed in alone.
+    """
     parts = path.split('/')
     taken = len(path) <= 250 and len(parts) <= 20 and not any(part.startswith('.') or part in UNREAD for part in parts)
     if taken and not ordinary and (alone or parts[-1] == NAME):

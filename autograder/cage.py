@@ -24,6 +24,7 @@ MAX_ANSWER = 64 * 2 ** 20        # bytes of an answer
 WARNING = 0.3                    # seconds before a deadline at which the process says where it is
 CLOSING = 1.5                    # seconds that may pass beyond all deadlines until a cage has been emptied
 MODULES = ('archive', 'worker')  # run in the cage
+# Ends all processes of a user; removes what that user has left where everyone may write.
 MAX_KILLS = 100
 KILL = """
 import os, sys
