@@ -139,6 +139,18 @@ WRONG = {
 def inner_product_forward(*a, plain=inner_product_forward):
     return {**plain(*a), 'data': np.matrix(plain(*a)['data'])}
 """),
+    'sys.exit': ('Q2', relu('    import sys; sys.exit(0)')),
+    'an exception that cannot be shown': ('Q2', relu("""
+    class E(Exception):
+        def __str__(self): raise self
+    raise E""")),
+    'an exception with unprintable characters': ('Q2', relu(r"    raise ValueError('\ud800 \x1b[2J\x00 \u202e é')")),
+    'NaN': ('Q2', relu("    return {**input, 'data': input['data'] * np.nan}")),
+    'height is an array': ('Q2', relu("""
+    return {**input, 'data': np.maximum(input['data'], 0), 'height': np.array([2, 2])}""")),
+    'height is huge': ('Q2', relu("    return {**input, 'data': np.maximum(input['data'], 0), 'height': 10 ** 5000}")),
+    'an answer that contains itself': ('Q2', relu("    input['data'] = input; return input")),
+    'no answer at all': ('Q2', relu('    pass')),
     'num three times': ('Q3', sized("layer['num']", "layer['num']", "layer['num']")),
     'num nowhere': ('Q3', sized(1, 1, 1)),
     'num as a product': ('Q3', sized(2, "layer['num'] // 2", 1)),
@@ -189,6 +201,15 @@ def test_what_is_right_for_some_sizes_gets_their_share(graded, name):
     assert graded[name][0] == {**POINTS, question: points}
 
 
+def test_arguments_that_are_kept_and_changed_later_make_no_difference():
+    source = LOOPS + ('\nkept = []\ndef keeping(function):\n    def call(*arguments):\n'
+                      '        for array in kept: array.fill(7)\n'
+                      '        kept.extend(a["data"] for a in arguments if isinstance(a, dict) and "data" in a)\n'
+                      '        result = function(*arguments)\n        return result\n    return call\n'
+                      'relu_forward, relu_backward = keeping(relu_forward), keeping(relu_backward)\n')
+    assert graded_here(source)[0] == POINTS
+
+
 @pytest.mark.parametrize('seed', [1, 2])
 @pytest.mark.parametrize('name', ['np.vectorize takes its type from the first element',
                                   'overlapping windows overwrite'])
@@ -209,6 +230,10 @@ def test_feedback_says_what_was_wrong_and_where(graded):
     assert '(row 2, column 3, channel 1 of image 0); 1 of ' in text('one number of a feature map')
     assert "output['data'] is a np.matrix; expected a plain array" in text('a matrix')
     assert "output['height'] is 500; expected 1" in text('num three times')
+    assert 'output is None; expected a dict' in text('no answer at all')
+    assert "output['height'] is an array of shape (2,) and type int64; expected" in text('height is an array')
+    assert r'ValueError: \ud800 \x1b[2J\x00 \u202e é' in text('an exception with unprintable characters')
+    assert ' of cnn_lenet.py: import sys; sys.exit(0))' in text('sys.exit')
     assert f"name 'lenth' is not defined (line {line} of cnn_lenet.py: lenth(params))" in text('a typing error')
 
 
