@@ -66,6 +66,7 @@ def test_formulas_and_blocks_of_code_are_balanced(path):
     assert [paragraph for paragraph in paragraphs if paragraph.count('$') % 2] == []
     for formula in shown + re.findall(r'\$([^$]+)\$', '\n\n'.join(paragraphs)):
         assert formula.count('{') == formula.count('}') and '\\\\' not in formula, formula
+        assert not re.search(r'\\[^\w\s]|(?<!\w)_\w.*\w_(?!\w)', formula), formula          # Markdown's own meaning
 
 
 def test_table_of_lenet_in_the_lecture():
