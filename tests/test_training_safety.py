@@ -237,7 +237,7 @@ def test_an_endless_loop_ends_with_two_ctrl_c_at_most_and_is_shown(tmp_path, thr
     with started(tmp_path, '--threads', threads, code=code) as process:
         for line in ('in the loop\n', 'waiting for the other thread\n')[:threads]:
             assert process.stdout.readline() == line
-            time.sleep(0.3)         # Python only notices a signal that comes while it begins to wait when it is done
+            time.sleep(0.1)         # Python only notices a signal that comes while it begins to wait when it is done
             process.send_signal(signal.SIGINT)
         assert re.search(r'line \d+,? in pooling_layer_forward\n', process.stderr.read())
         assert process.wait() == 130
