@@ -411,8 +411,8 @@ def get_flags(argv):
         for name, value in recipe().items():
             if name not in flags and value != used[name]:
                 tell(f'{name} is {value} from here on, as testLeNet.py has it; it was {used[name]} in {flags.model}')
-    path = os.path.realpath(flags.model)
-    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else os.path.dirname(path), os.W_OK):
+    places = [os.path.dirname(os.path.realpath(flags.model))] + [flags.model] * os.path.exists(flags.model)
+    if os.path.isdir(os.path.realpath(flags.model)) or not all(os.access(place, os.W_OK) for place in places):
         parser.error(f'argument --model: no model can be saved as {flags.model!r}')
     return flags, run
 
