@@ -98,6 +98,7 @@ def _area_means(n, m):
 # ---------------------------------------------------------------------------------------------------------------
 
 LONGEST_SIDE = 1600                     # of the copy of a photo that is read, in pixels
+LEAST, ENOUGH = 0.15, 0.85              # sureness of a reading that counts, and that needs no other
 EIGHT = np.ones((3, 3))                 # pixels are neighbours along the diagonal, too
 BLUE, ORANGE = '#0072B2', '#D55E00'     # Okabe and Ito's palette, safe for colour-blind readers
 
@@ -105,14 +106,14 @@ BLUE, ORANGE = '#0072B2', '#D55E00'     # Okabe and Ito's palette, safe for colo
 Digit = collections.namedtuple('Digit', 'box image probabilities')
 
 # Settings of the steps that read a photo. other: is the ink light where it seems dark, or dark where it seems light?
-# widest: strokes there may be, as a share of the photo's shorter side. ruled: are there lines to erase? edge: may
-# digits touch the photo's edge?
-Way = collections.namedtuple('Way', 'other widest ruled edge')
-WAYS = [Way(False, 1 / 30, False, True),        # most photos
-        Way(False, 1 / 30, True, True),         # ruled and squared paper
-        Way(False, 1 / 6, False, True),         # thick strokes that fill the picture
-        Way(False, 1 / 30, False, False),       # a table or a shadow at the edge, darker than the ink
-        Way(True, 1 / 30, False, True), Way(True, 1 / 6, False, True)]
+# widest: strokes there may be, as a share of the photo's shorter side. edge: may digits touch the photo's edge?
+# ruled: are there lines to erase? doubt: how much surer a single digit that was found this way must be.
+Way = collections.namedtuple('Way', 'other widest edge ruled doubt')
+WAYS = [Way(False, 1 / 30, True, False, 0),             # most photos
+        Way(False, 1 / 6, True, False, 0.1),            # thick strokes that fill the picture
+        Way(False, 1 / 30, False, False, 0.3),          # a table or a shadow at the edge, darker than the ink
+        Way(False, 1 / 30, True, True, 0.4),            # ruled and squared paper
+        Way(True, 1 / 30, True, False, 0.2), Way(True, 1 / 6, True, False, 0.2)]
 
 
 def load_photo(path):
@@ -157,10 +158,10 @@ def has_light_ink(photo):
     """Does the ink in a photo (h, w, 3) seem to be lighter than the paper?
 
     Ink is what there is less of: so it is if the differences from the mean around each pixel have their tail on the
-    light side. Around means the whole photo down to a sixteenth: thick strokes tell from afar, writing on a sheet that
-    lies on a dark table from close by.
+    light side. Around means the whole photo, for thick strokes, down to a sixteenth, for writing on a sheet on a table.
     """
-    few = photo[::3, ::3].mean(axis=2)
+    step = max(1, min(photo.shape[:2]) // 100)
+    few = photo[::step, ::step].mean(axis=2)
     skewness = 0
     for part in (1, 2, 4, 8, 16):
         mean_around = functools.partial(ndimage.uniform_filter, size=min(few.shape) // part + 1)
@@ -257,7 +258,7 @@ def cut_off(labels, keep, way):
     bad = np.zeros(len(keep), bool)
     for i in np.flatnonzero(keep & (touching > 0)):
         h, w = (side.stop - side.start for side in places[i - 1])
-        lies_along = touching[i] > 0.75 * (h + w) and not w > 0.6 * labels.shape[1] < 0.36 * labels.shape[0]
+        lies_along = touching[i] > 0.9 * (h + w) and not w > 0.6 * labels.shape[1] < 0.36 * labels.shape[0]
         bad[i] = not way.edge or not 0.6 * usual < h < 1.5 * usual or w > 1.5 * h or lies_along
     return bad
 
@@ -265,28 +266,25 @@ def cut_off(labels, keep, way):
 def erase_lines(mask):
     """Ink (h, w) of bools without the lines of ruled or squared paper.
 
-    A line is straight, with ink in 90 % of it, over forty times the mean width of strokes, which no stroke of a digit
-    is, or across the whole photo; it may slope by 7 degrees. What crosses it, and so is thicker than it there, stays.
+    A line is a chain of flat runs that is forty times as long as strokes are wide, or crosses the whole photo. What
+    crosses it, and so is thicker than it there, stays.
     """
     width = stroke_width(mask)
-    step = max(1, int(width / 2))
+    run, gap, thick = (2 * int(times * width / 2) + 1 for times in (5, 2, 2))
     for _ in ('lines across', 'lines down'):
-        # For speed on a copy, each pixel the maximum of a square. small[row] is sheared: lines that slope become rows.
-        small = ndimage.maximum_filter(mask, step, origin=-(step // 2))[::step, ::step].astype(np.float32)
-        h, w = small.shape
-        length = max(1, int(min(40 * width / step, w)))
-        lines = np.zeros((h, w), bool)
-        for slope in np.arange(-0.12, 0.12, 2 / length):
-            row = (np.arange(h)[:, None] + np.round(slope * np.arange(w)).astype(int)) % h, np.arange(w)
-            share = ndimage.uniform_filter1d(small[row], length, mode='constant')
-            if share.max() > 0.9:
-                lines[row] |= ndimage.maximum_filter1d(share > 0.9, length)
-        if lines.any():
-            lines = ndimage.maximum_filter1d(lines, 3, axis=0).repeat(step, 0).repeat(step, 1)
-            thicker = ndimage.binary_opening(mask, np.ones((int(1.5 * width) + 2, 1)))
-            mask = mask & (thicker | ~lines[:mask.shape[0], :mask.shape[1]])
-        mask = mask.T
+        padded = np.pad(mask, ((0, 0), (run, run)), mode='edge')
+        runs = opened(~opened(~padded, gap, 1), run, 1)[:, run:-run]             # gaps are closed first
+        labels, _ = ndimage.label(runs, EIGHT)
+        longest = min(40 * width, 0.95 * mask.shape[1])
+        lines = np.array([False] + [x.stop - x.start > longest for _, x in ndimage.find_objects(labels)])[labels]
+        mask = (mask & (opened(mask, thick, 0) | ~ndimage.maximum_filter(lines, 3))).T
     return mask
+
+
+def opened(mask, length, axis):
+    """The runs of that odd length in a mask (h, w), along an axis: far faster than ndimage.binary_opening."""
+    least = ndimage.minimum_filter1d(mask.astype(np.uint8), length, axis)
+    return ndimage.maximum_filter1d(least, length, axis) > 0
 
 
 def join_parts(labels):
@@ -347,15 +345,16 @@ def cut(canvas, height, params, layers):
     height  of the photo's digits, in pixels
 
     A canvas that is wide, or that the net does not know, is cut along a straight line, upright or slanted, through
-    little ink: the one whose halves the net is surest of. Halves may be cut again; those too wide to be judged count as
-    0.95. If the canvas is not wide, both must be nearly as high as it is, and known far better.
+    little ink: the one whose halves the net is surest of, if it is surer of both than of the whole. Halves may be cut
+    again; those too wide to be judged count as 0.95. If the canvas is not wide, both must be nearly as high as it is,
+    and known far better.
     """
     h, w = ink_box(canvas).shape
     wide = w > 1.3 * max(h, height)
-    whole = read_images([to_mnist(canvas)], params, layers).max()
+    whole = read_images([to_mnist(canvas)], params, layers).max() if w <= 2 * h else 0
     if not wide and (w < 0.6 * h or whole > 0.8):
         return [canvas]
-    most, least_height, sure = (2.5, 0.5, 0.5) if wide else (1.6, 0.8, min(0.9, whole + 0.3))
+    most, least_height, sure = (2.5, 0.5, max(0.5, whole)) if wide else (1.6, 0.8, min(0.9, whole + 0.3))
     most *= stroke_width(canvas)
     rows, columns = np.ogrid[:canvas.shape[0], :canvas.shape[1]]
     cuts = []
@@ -368,7 +367,7 @@ def cut(canvas, height, params, layers):
             if min(ink_box(half).shape[0] for half in halves) > least_height * h:
                 cuts.append((ink[x], halves))
     best = [canvas]
-    for _, halves in sorted(cuts, key=lambda pair: pair[0])[:12]:
+    for _, halves in sorted(cuts, key=lambda pair: pair[0])[:6]:
         judged = [to_mnist(half) for half in halves if ink_box(half).shape[1] < 1.3 * max(h, height)]
         surer = read_images(judged, params, layers).max(axis=1).min() if judged else 0.95
         if surer > sure:
@@ -397,39 +396,47 @@ def find_lines(boxes, height):
 def read_photo(photo, params, layers):
     """Find and read the digits of a photo (h, w, 3) in 0..1: a list of lines of writing, each a list of Digit.
 
-    The photo is read in several ways, until the net is sure; otherwise the surest reading counts. What a photo seldom
-    is must be clearly surer: light where it seems dark, or lying on its side. One or two digits are easily found by
-    chance.
+    The photo is read in several ways, until the net is sure; otherwise the surest reading counts. Two or three digits
+    may be the parts of one; where there are more, the photo may lie on its side.
     """
     greys = [to_grey(photo), to_grey(1 - photo)]
     if has_light_ink(photo):
         greys.reverse()
-    best, most, ink = [], 0.3, None
+    best, most, ink, seen = [], LEAST, None, []
     for way in WAYS:
         found = find_ink(greys[way.other], way)
-        lines, sure = read_ink(*found, params, layers, seldom=way.other)
-        sure -= 0.1 * way.other + 0.2 * (sum(map(len, lines)) < 3)
+        if any(np.array_equal(found[1] > 0, labels > 0) for _, labels, _ in seen):       # it would be read the same
+            continue
+        seen.append(found)
+        lines, sure = read_ink(*found, params, layers, doubt=way.doubt)
         if sure > most:
             best, most, ink = lines, sure, found
-        if most > 0.78:
+        if most < ENOUGH and 1 < sum(map(len, lines)) < 4:
+            lines, sure = read_ink(*found, params, layers, doubt=way.doubt + 0.2, single=True)
+            if sure > most:
+                best, most = lines, sure
+        if most > ENOUGH:
             return best
-    for turns in (0, 1, 3, 2) if sum(map(len, best)) > 3 else ():      # few digits look like others from any side
-        dark, labels, total = ink
-        lines, sure = read_ink(np.rot90(dark, turns), np.rot90(labels, turns), total, params, layers, seldom=True)
-        sure -= (turns > 0) * (0.1 + 0.8 / max(1, sum(map(len, lines))))
-        if turns == 0 or sure > most:
-            best, most = [[turned_back(digit, turns, photo.shape) for digit in line] for line in lines], sure
+    for turns in (1, 3, 2) if sum(map(len, best)) > 3 else ():         # few digits look like others from any side
+        lines, sure = read_ink(*ink, params, layers, doubt=0.4, turns=turns)
+        if sure > most:
+            best, most = lines, sure
     return best
 
 
-def read_ink(dark, labels, total, params, layers, seldom):
+def read_ink(dark, labels, total, params, layers, doubt=0, turns=0, single=False):
     """Read ink as found by `find_ink`: (lines as of `read_photo`, sureness).
 
-    Sureness is the share of all ink that is in known digits, each times its probability to the power of three. If
-    seldom, a 1 counts half, since parts of strokes look like it.
+    doubt   taken from the sureness: all for a single digit, a third for many
+    turns   how many times the ink is turned to the left
+    single  is all ink taken as one digit, in as many parts as it has?
     """
-    labels, height = join_parts(labels)
-    images, boxes, inks = [], [], []
+    shape = dark.shape
+    rows, columns = (np.rot90(np.broadcast_to(i, shape), turns) for i in np.ogrid[:shape[0], :shape[1]])
+    dark, (labels, height) = np.rot90(dark, turns), join_parts(np.rot90(labels, turns))
+    if single:
+        labels = (labels > 0).astype(int)
+    digits, boxes, inks = [], [], []
     for i, place in enumerate(ndimage.find_objects(labels), 1):
         if place is None:                                            # a label that was dropped or joined
             continue
@@ -438,27 +445,31 @@ def read_ink(dark, labels, total, params, layers, seldom):
         width, longest = stroke_width(canvas), max(ink_box(canvas).shape)
         if width > 0.36 * longest or canvas.sum() > 5.5 * width * longest:       # a blob or a grid, not writing
             continue
-        for part in cut(canvas, height, params, layers):
-            y, x = np.nonzero(part) + np.array([[side.start] for side in place])
-            boxes.append((y.min(), y.max() + 1, x.min(), x.max() + 1))
-            images.append(to_mnist(part))
-            inks.append(dark[place][(labels[place] > 0) & (part > 0)].sum())
-    if not boxes:
+        for part in [canvas] if single else cut(canvas, height, params, layers):
+            inside = part > 0
+            y, x = np.nonzero(inside)
+            boxes.append(bounds(y + place[0].start, x + place[1].start))
+            digits.append(Digit(bounds(rows[place][inside], columns[place][inside]), to_mnist(part), None))
+            inks.append(dark[place][(labels[place] > 0) & inside].sum())
+    if not digits:
         return [], 0
-    digits = list(map(Digit, boxes, images, read_images(images, params, layers)))
-    weights = {'?': 0, '1': 0.5 if seldom else 1}
-    known = [digit.probabilities.max() ** 3 * weights.get(character(digit), 1) for digit in digits]
-    lines = find_lines(np.array(boxes), height)
-    return [[digits[i] for i in line] for line in lines], np.dot(known, inks) / total
+    probabilities = read_images([digit.image for digit in digits], params, layers)
+    digits = [digit._replace(probabilities=p) for digit, p in zip(digits, probabilities)]
+    lines = [[digits[i] for i in line] for line in find_lines(np.array(boxes), height)]
+    return lines, sureness(digits, inks, total) - doubt * (1 / 3 + 2 / 3 / len(digits))
 
 
-def turned_back(digit, turns, shape):
-    """A digit that was found after np.rot90(photo, turns), with its box in the photo (h, w, 3)."""
-    top, bottom, left, right = digit.box
-    for i in range(turns):
-        width = shape[1 - (turns - 1 - i) % 2]
-        top, bottom, left, right = left, right, width - bottom, width - top
-    return digit._replace(box=(top, bottom, left, right))
+def bounds(y, x):
+    """The box (top, bottom, left, right) of pixels."""
+    return y.min(), y.max() + 1, x.min(), x.max() + 1
+
+
+def sureness(digits, inks, total):
+    """How sure the net is of a reading, up to 1: the share of all ink that is in known digits, each times its
+    probability to the power of three, less what a few digits may be by chance. Any stroke looks like a 1."""
+    known = np.array([digit.probabilities.max() ** 3 * (character(digit) != '?') for digit in digits])
+    num = sum(known[[character(digit) != '1' for digit in digits]])
+    return np.dot(known, inks) / total - 0.35 / (1 + num)
 
 
 def character(digit):
