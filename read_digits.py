@@ -431,8 +431,8 @@ def read_ink(dark, labels, total, params, layers, doubt=0, turns=0, single=False
     turns   how many times the ink is turned to the left
     single  is all ink taken as one digit, in as many parts as it has?
     """
-    shape = dark.shape
-    rows, columns = (np.rot90(np.broadcast_to(i, shape), turns) for i in np.ogrid[:shape[0], :shape[1]])
+    h, w = dark.shape
+    rows, columns = (np.rot90(np.broadcast_to(i, (h, w)), turns) for i in np.ogrid[:h, :w])      # in the photo as it is
     dark, (labels, height) = np.rot90(dark, turns), join_parts(np.rot90(labels, turns))
     if single:
         labels = (labels > 0).astype(int)

@@ -84,7 +84,7 @@ def table_beside(photo):
 
 
 def table_around(photo, slant=0):
-    photo = np.pad(photo, ((60, 60), (60, 200), (0, 0)), constant_values=0.1)
+    photo = np.pad(photo, ((60, 60), (60, 150), (0, 0)), constant_values=0.1)
     return ndimage.rotate(photo, slant, reshape=False, order=1, mode='nearest') if slant else with_grain(photo, 0.02)
 
 
@@ -97,12 +97,12 @@ def dry(ink):
 PAGES = {
     'plain': lambda n: photograph(write(n)),
     '20 pixels': lambda n: photograph(write(n, size=20)),
-    '100 pixels': lambda n: photograph(write(n, size=100)),
+    '80 pixels': lambda n: photograph(write(n, size=80)),
     'marker': lambda n: photograph(write(n, size=50, marker=2)),
     'rising': lambda n: photograph(write(n, slope=-0.1)),
     'gradient of light': lambda n: photograph(write(n), light=gradient),
     'hard shadow': lambda n: photograph(write(n), light=shadow),
-    'grain': lambda n: photograph(write(n, size=60), noise=0.08),
+    'grain': lambda n: photograph(write(n, size=50), noise=0.08),
     'ruled': lambda n: photograph(write(n), lines=ruled),
     'squared': lambda n: photograph(write(n), lines=squared),
     'red ink': lambda n: photograph(write(n), (0.75, 0.2, 0.2)),
