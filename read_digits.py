@@ -367,7 +367,7 @@ def cut(canvas, height, params, layers):
             if min(ink_box(half).shape[0] for half in halves) > least_height * h:
                 cuts.append((ink[x], halves))
     best = [canvas]
-    for _, halves in sorted(cuts, key=lambda pair: pair[0])[:6]:
+    for _, halves in sorted(cuts, key=lambda pair: pair[0])[:4]:
         judged = [to_mnist(half) for half in halves if ink_box(half).shape[1] < 1.3 * max(h, height)]
         surer = read_images(judged, params, layers).max(axis=1).min() if judged else 0.95
         if surer > sure:
