@@ -409,9 +409,11 @@ def read_photo(photo, params, layers):
             continue
         seen.append(found)
         lines, sure = read_ink(*found, params, layers, doubt=way.doubt)
+        num = sum(map(len, lines))
+        sure -= 0.5 / num if way.other and num > 1 else 0                  # between light strokes are dark parts
         if sure > most:
             best, most, ink = lines, sure, found
-        if most < ENOUGH and 1 < sum(map(len, lines)) < 4:
+        if most < ENOUGH and 1 < num < 4:
             lines, sure = read_ink(*found, params, layers, doubt=way.doubt + 0.2, single=True)
             if sure > most:
                 best, most = lines, sure
