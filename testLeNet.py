@@ -16,8 +16,7 @@ run ends early, by Ctrl-C too, unless the cost is not finite.
 import os
 import sys
 
-# The network has threads of its own, and those of a BLAS on top of them are slower than either. Each BLAS reads one of
-# these names when NumPy is imported, and most cannot be told later.
+# The network has threads of its own, which those of a BLAS would slow; it reads these names when NumPy is imported.
 if 'numpy' not in sys.modules:
     for name in ('OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'BLIS_NUM_THREADS',
                  'VECLIB_MAXIMUM_THREADS'):
@@ -130,6 +129,7 @@ def train(run, flags, data):
     first = saved = run.iteration
     try:
         while run.iteration < flags.max_iter:
+            began = time.perf_counter()
             next_run = iterate(run, flags, data)
             if run.iteration == 0:                      # a new run, which will replace the model
                 keep_older(flags.model)
@@ -153,7 +153,8 @@ def train(run, flags, data):
         if saved == run.iteration or save_despite_ctrl_c(run, flags):
             outcome = f'saved {flags.model}; to go on: python testLeNet.py --resume{model_flag(flags.model)}'
         stopped = f'stopped after iteration {run.iteration}, {outcome}'
-        if isinstance(error, KeyboardInterrupt):
+        hangs = time.perf_counter() > began + 1 + 10 * run.seconds / run.iteration         # the traceback shows where
+        if isinstance(error, KeyboardInterrupt) and not hangs:
             raise Stopped(f'{error}; {stopped}' if str(error) else stopped) from None
         tell(stopped)
         raise
@@ -353,7 +354,6 @@ def load_model(path):
     """Load a saved model on MNIST, LeNet if the file has no layers, as when Octave saves params: (params, layers, run).
 
     run  the `history` of the training, its `seed` and `num_test`, how many images it was tested on; None without them
-
     Raises ValueError if the file is no model or not one on MNIST, OSError if it can't be read.
     """
     params, extra = load_params(path)

@@ -245,6 +245,29 @@ def test_an_endless_loop_ends_with_two_ctrl_c_at_most_and_is_shown(tmp_path, thr
 
 
 @on_posix
+def test_a_loop_that_begins_late_is_shown_too_and_the_run_is_saved(tmp_path):
+    # More than ten usual iterations, and a second: three were done since `began`.
+    late = """
+import cnn_lenet, itertools, time
+began, calls, relu = time.perf_counter(), itertools.count(), cnn_lenet.relu_forward
+def relu_forward(*arguments):
+    start = time.perf_counter()
+    while next(calls) >= 3:
+        if time.perf_counter() - start > 1 + 4 * (start - began):
+            print('in the loop', flush=True)
+    return relu(*arguments)
+cnn_lenet.relu_forward = relu_forward
+"""
+    with started(tmp_path, '--threads', '1', '--batch-size', '8', code=SMALL + late + MAIN) as process:
+        assert process.stdout.readline() == 'in the loop\n'
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        shown = process.stderr.read()
+        assert process.wait() == 130
+    assert STOPPED.format(iterations(), 'lenet.mat', '') in shown and 'in relu_forward\n' in shown
+
+
+@on_posix
 def test_a_terminal_that_is_closed_costs_nothing(tmp_path):
     """The kernel then sends SIGHUP, and nothing can be printed any more."""
     terminal, child = os.openpty()
