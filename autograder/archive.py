@@ -64,8 +64,11 @@ def choose(files, outermost=True):
         listed = ', '.join(path[:60] for path in held[:5]) + (f' and {len(held) - 5} more' if len(held) > 5 else '')
         raise Refused(f'the submission holds {len(found)} files {NAME}; expected one. It holds '
                       f"{listed or 'nothing'}{'' if found else mistaken(held)}")
-    check_source(files[found[0]])
-    folder = found[0][:-len(NAME)]
+    content, folder = files[found[0]], found[0][:-len(NAME)]
+    if len(content) > MAX_SOURCE:
+        raise Refused(f'{NAME} has {len(content)} bytes; expected at most {MAX_SOURCE}')
+    if content.lstrip().startswith(b'{') and b'"nbformat"' in content:
+        raise Refused(f'{NAME} is a notebook that was renamed; export it as a Python script')
     return found[0], {path[len(folder):]: content for path, content in files.items() if path.startswith(folder)}
 
 
@@ -92,19 +95,14 @@ def check_amount(count, total):
         raise Refused(f'the submission holds more than {MAX_FILES} files or more than {MAX_BYTES // 2 ** 20} MB')
 
 
-def check_source(content):
-    if len(content) > MAX_SOURCE:
-        raise Refused(f'{NAME} has {len(content)} bytes; expected at most {MAX_SOURCE}')
-    if content.lstrip().startswith(b'{') and b'"nbformat"' in content:
-        raise Refused(f'{NAME} is a notebook that was renamed; export it as a Python script')
-
-
 def read(content):
     """The files of a tar or zip that are taken along: dict, path -> bytes."""
     files, total = {}, 0
     try:
         for count, (name, size, ordinary, contents) in enumerate(members(content)):
-            path, total = checked_path(name), total + size
+            if name.startswith('/') or '..' in name.split('/'):
+                raise Refused(f'the submission holds the path {name[:100]!r}; expected paths inside the folder hw7')
+            path, total = '/'.join(part for part in name.split('/') if part not in ('', '.')), total + size
             check_amount(count + 1, total)
             if path in files and path.split('/')[-1] == NAME:
                 raise Refused(f'the submission holds 2 files {NAME} of the same path; expected one')
@@ -131,9 +129,3 @@ def members(content):
     for member in tar:
         yield (member.name, member.size, member.isreg() and not member.issparse(),
                lambda member=member: tar.extractfile(member).read())
-
-
-def checked_path(name):
-    if name.startswith('/') or '..' in name.split('/'):
-        raise Refused(f'the submission holds the path {name[:100]!r}; expected paths inside the folder hw7')
-    return '/'.join(part for part in name.split('/') if part not in ('', '.'))

@@ -290,18 +290,17 @@ def write_whole(path, text):
     """Put a file in the place of what is there, where a link leads to it: also of a pipe, which a submission may have
     left and which nobody reads. A device is written to."""
     path = Path(os.path.realpath(path))
-    new = path if path.is_char_device() else Path(f'{path}.{secrets.token_hex(8)}.tmp')
+    if path.is_char_device():
+        path.write_text(text, 'utf-8', 'surrogateescape')
+        return
+    new = Path(f'{path}.{secrets.token_hex(8)}.tmp')
     try:
-        with open(new, 'w' if new == path else 'x', encoding='utf-8', errors='surrogateescape') as file:
-            file.write(text)
+        new.write_text(text, 'utf-8', 'surrogateescape')
         if path.is_file():
             shutil.copymode(path, new)
-        if new != path:
-            os.replace(new, path)
-    except BaseException:                              # a full disk, or stopped
-        if new != path:
-            new.unlink(missing_ok=True)
-        raise
+        os.replace(new, path)
+    finally:                                           # also if the disk is full, or the grader stopped
+        new.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -372,9 +371,9 @@ def sgd_momentum(w_rate, b_rate, mu, decay, params, param_winc, param_grad):
 # of one element, no rate of 0. Nothing that makes a difference to a wrong solution is left to the seed.
 # ---------------------------------------------------------------------------------------------------------------
 
-# arguments and expected are dicts with the names of what they hold; expected has one value for each that is returned, a
-# tuple for values any of which will do.
-Case = collections.namedtuple('Case', 'title arguments expected')
+# arguments: dict, name -> value; rights: what should be returned, as `leaves` has it: a list, any of which will do;
+# maps: the dict with the sizes of the feature maps that are returned
+Case = collections.namedtuple('Case', 'title arguments rights maps')
 
 NAMES = {'Q1': ['output'], 'Q2': ['output'], 'Q3': ['output'], 'Q4': ['input_od'], 'Q5': ['input_od'],
          'Q6': ['param_grad', 'input_od'], 'Q7': ['params_', 'param_winc_']}      # of what a function returns
@@ -400,15 +399,28 @@ def make_cases(question, rng):
         'Q7': (solver_inputs, sgd_momentum, None)}[question]
     cases = []
     for title, arguments in inputs(rng):
-        right = function(**arguments)
+        maps = right = function(**arguments)
+        results = [right]
         if question == 'Q3':                           # the handout does not say which of the three sizes is num
-            right = tuple({**right, 'channel': 1, size: right['channel']} for size in ('channel', 'height', 'width'))
+            results = [{**right, 'channel': 1, size: right['channel']} for size in ('channel', 'height', 'width')]
         if backward:                                   # given the right output: a mistake costs one question alone
             arguments = {'output': {**right, 'diff': rng.randn(*right['data'].shape)}, **arguments}
-            right = backward(**arguments)
-        results = right if len(NAMES[question]) > 1 else [right]
-        cases.append(Case(title, arguments, dict(zip(NAMES[question], results))))
+            maps, results = arguments['input'], [backward(**arguments)]
+        cases.append(Case(title, arguments, [leaves(named(question, result)) for result in results], maps))
     return cases
+
+
+def named(question, result):
+    """What a function returns: dict, name -> value. The last comes first, as params_ are wrong if param_winc_ is."""
+    names = NAMES[question]
+    return dict(zip(reversed(names), reversed(result) if len(names) > 1 else [result]))
+
+
+def leaves(value, path=()):
+    """The arrays and numbers in a dict of dicts: dict, path of keys -> value."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {place: leaf for key, item in value.items() for place, leaf in leaves(item, (*path, key)).items()}
 
 
 def pooling_inputs(rng):
@@ -418,11 +430,10 @@ def pooling_inputs(rng):
         size = h * w * c * n
         image = (rng.permutation(size) - 0.8 * size).reshape(h, w, c, n)
         image[..., 0] -= size
-        for channel in range(c):
-            for number in range(n):
-                map_ = image[:, :, channel, number]
-                place = np.unravel_index(map_.argmax(), map_.shape)
-                map_[place], map_[stride, stride] = map_[stride, stride], map_[place]
+        for channel, number in np.ndindex(c, n):
+            map_ = image[:, :, channel, number]
+            place = np.unravel_index(map_.argmax(), map_.shape)
+            map_[place], map_[stride, stride] = map_[stride, stride], map_[place]
         yield (f'input {h} x {w} x {c}, batch {n}, k = {k}, stride = {stride}',
                {'input': structure(0.01 * image.reshape(h * w * c, n), h, w, c),
                 'layer': {'type': 'POOLING', 'k': k, 'stride': stride, 'pad': 0}})
@@ -468,114 +479,49 @@ def solver_inputs(rng):
 TOLERANCE = 5e-6
 
 
-def form(value):
-    """What the worker needs to know of a right answer: which keys and how many values are looked at."""
-    if isinstance(value, dict):
-        return ['dict', [[key, form(item)] for key, item in value.items()]]
-    if isinstance(value, tuple):
-        return form(value[0])
-    if isinstance(value, list):
-        return ['list', [form(item) for item in value]]
-    return ['array' if isinstance(value, np.ndarray) else 'number', None]
-
-
 def find_mistake(answer, case):
     """What is wrong with the worker's answer to a case, in one line; None if nothing is."""
-    try:
-        if 'error' in answer:
-            return answer['error']
-        problem = compare_all(answer['result'], case.expected, case)
-        if problem and compare_all(answer['result'], unwritten(case), case) is None:
-            return 'not written yet: this is what the starter returns'
-        return problem
-    except Exception as error:                         # whatever an answer has that comparing trips over is wrong
-        return f'the result cannot be compared ({type(error).__name__}: {error})'
+    if 'error' in answer:
+        return str(answer['error'])
+    problems = [compare_all(answer['result'], right, case.maps) for right in case.rights]
+    if None in problems:
+        return None
+    if compare_all(answer['result'], unwritten(case), case.maps) is None:
+        return 'not written yet: this is what the starter returns'
+    return problems[0]
 
 
 def unwritten(case):
     """What a function of the starter returns: zeros, and the solver what it was given."""
     if 'params' in case.arguments:
-        return {'params_': case.arguments['params'], 'param_winc_': case.arguments['param_winc']}
-    return zeros(case.expected)
+        return leaves(named('Q7', (case.arguments['params'], case.arguments['param_winc'])))
+    return {path: np.zeros_like(right) if isinstance(right, np.ndarray) else right
+            for path, right in case.rights[0].items()}
 
 
-def zeros(value):
-    if isinstance(value, dict):
-        return {key: zeros(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(map(zeros, value))
-    return np.zeros(value.shape) if isinstance(value, np.ndarray) else value
+def compare_all(found, right, maps):
+    problems = (compare(value, expected, path[0] + ''.join(f'[{key!r}]' for key in path[1:]), maps)
+                for value, (path, expected) in zip(found, right.items()))
+    return next(filter(None, problems), None)
 
 
-def compare_all(found, expected, case):
-    """What is wrong with all that a function returned, in one line; None if nothing is."""
-    sizes = sizes_of(case.arguments['input']) if 'input' in case.arguments else None
-    if len(expected) == 1:
-        found = [found]
-    elif not isinstance(found, list) or len(found) != len(expected):
-        return f'the result is {kind(found)}; expected {", ".join(expected)}'
-    problems = [compare(a, b, name, sizes) for a, (name, b) in zip(found, expected.items())]
-    return next(filter(None, reversed(problems)), None)        # the last first: params_ are wrong if param_winc_ is
-
-
-def sizes_of(structure):
-    return [structure[key] for key in ('height', 'width', 'channel')]
-
-
-def compare(found, expected, name, sizes):
-    """What is wrong with a part of an answer, in one line; None if nothing is. `sizes` are those of the feature maps
-    in the rows of an array."""
-    if isinstance(expected, tuple):
-        problems = [compare(found, item, name, sizes) for item in expected]
-        return None if None in problems else problems[0]
-    if isinstance(expected, np.ndarray):
-        return compare_arrays(found, expected, name, sizes)
-    if isinstance(expected, dict):
-        if not isinstance(found, dict):
-            return f'{name} is {kind(found)}; expected a dict with {", ".join(map(str, expected))}'
-        missing = [key for key in expected if key not in found]
-        if missing:
-            return f'{name} has no {missing[0]!r}; expected {", ".join(map(str, expected))}'
-        sizes = sizes_of(expected) if 'height' in expected else None
-        problems = (compare(found[key], expected[key], f'{name}[{key!r}]', sizes) for key in expected)
-        return next(filter(None, problems), None)
-    return None if isinstance(found, float) and found == expected else f'{name} is {kind(found)}; expected {expected}'
-
-
-def kind(value):
-    if isinstance(value, float):
-        return f'{value:g}'
-    if isinstance(value, str):                         # the worker's words for what is no answer
-        return value
-    return {dict: 'a dict', list: 'a list or tuple'}.get(type(value), 'an array')
-
-
-def compare_arrays(found, expected, name, sizes):
-    if not isinstance(found, np.ndarray):
-        return f'{name} is {kind(found)}; expected a plain array of shape {expected.shape}'
+def compare(found, expected, name, maps):
+    """What is wrong with an array or a number, in one line; None if nothing is."""
+    if isinstance(found, str):                         # the worker's words for what is neither
+        return found
+    found, expected = np.asarray(found), np.asarray(expected)
     if found.shape != expected.shape:
         return f'{name} has shape {found.shape}; expected {expected.shape}'
     with np.errstate(all='ignore'):
-        error = np.abs(found.astype(np.float64) - expected)
-    error[~np.isfinite(error)] = np.inf
-    wrong = error > TOLERANCE * np.abs(expected).max(initial=0)
+        wrong = ~(np.abs(found - expected) <= TOLERANCE * np.abs(expected).max(initial=0))      # so NaN is
     if not wrong.any():
         return None
     place, where = tuple(map(int, np.argwhere(wrong)[0])), ''
-    if sizes:
-        row, column, channel = np.unravel_index(place[0], sizes)
+    if name in ("output['data']", 'input_od'):
+        row, column, channel = np.unravel_index(place[0], [maps[key] for key in ('height', 'width', 'channel')])
         where = f' (row {row}, column {column}, channel {channel} of image {place[1]})'
-    more = f'; {int(wrong.sum())} of {error.size} numbers differ' if error.size > 1 else ''
-    return f'{name}{list(place)} is {found[place]:.6g}; expected {expected[place]:.6g}{where}{more}'
-
-
-def name_change(path, case):
-    """A warning about the argument that a function has changed, such as `params[1]`."""
-    try:
-        name = list(case.arguments)[path[0]] + ''.join(f'[{key!r}]' for key in path[1:4])
-    except Exception:                                  # a path that the submission has made up
-        name = 'an argument'
-    return f'{name[:100]} was changed by the function; no points lost for it'
+    more = f'; {int(wrong.sum())} of {wrong.size} numbers differ' if wrong.size > 1 else ''
+    return f'{name}{list(place) or ""} is {found[place]:.6g}; expected {expected[place]:.6g}{where}{more}'
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -640,29 +586,26 @@ def grade_question(question, submission, seed, timeout, deadline):
     importing the submission again, if that is necessary, is not counted as a part of the timeout."""
     function, points = QUESTIONS[question]
     cases = cases_of(question, seed)
-    mistakes, changes, left, errors = {}, [], timeout, False
+    wanted = {'names': NAMES[question], 'leaves': [(path, isinstance(right, np.ndarray))
+                                                   for path, right in cases[0].rights[0].items()]}
+    mistakes, changes, errors, end = {}, [], False, time.monotonic() + timeout
     for case in cases:
-        problem = 'no time was left for this case'
-        if left > 0 and time.monotonic() < deadline:
-            try:
-                submission.begin(deadline)
-                start = time.monotonic()
-                try:
-                    values = list(case.expected.values())
-                    wanted = form(values if len(values) > 1 else values[0])
-                    answer = submission.call(function, list(case.arguments.values()), wanted,
-                                             min(start + left, deadline))
-                finally:
-                    left -= time.monotonic() - start
-                errors = errors or 'error' in answer
-                problem = find_mistake(answer, case)
-                if answer.get('changed') is not None:
-                    changes.append(name_change(answer['changed'], case))
-                submission.printed = submission.printed or bool(answer.get('printed'))
-            except cage.Failure as failure:
-                problem = str(failure)
+        answer, start = {}, time.monotonic()
+        try:
+            if start >= min(end, deadline):
+                raise cage.Failure('no time was left for this case')
+            submission.begin(deadline)
+            end += time.monotonic() - start
+            answer = submission.call(function, case.arguments, wanted, min(end, deadline))
+            problem = find_mistake(answer, case)
+        except cage.Failure as failure:
+            problem = str(failure)
         if problem:
             mistakes.setdefault(printable(problem), []).append(case.title)
+        if answer.get('changed'):
+            changes.append(f"{str(answer['changed'])[:100]} was changed by the function; no points lost for it")
+        submission.printed = submission.printed or bool(answer.get('printed'))
+        errors = errors or 'error' in answer
     if errors:
         with contextlib.suppress(cage.Failure):
             submission.end(deadline)                   # it may have left memory or threads behind
@@ -694,11 +637,12 @@ def printable(text):
 
 def rounded(score):
     """Two decimals, and none if they are 0."""
-    return int(score) if score == int(score) else round(score, 2)
+    score = round(score, 2)
+    return int(score) if score == int(score) else score
 
 
 def total(result):
-    return rounded(round(sum(score for score, _ in result.scores.values()), 2))
+    return rounded(sum(score for score, _ in result.scores.values()))
 
 
 def heading(result, seed):
@@ -726,10 +670,8 @@ def remark(result):
     if result.problem:
         return heading(result, 0)[1]
     remarks = [note for note in result.notes if note.startswith('warning')]
-    for question, (_, feedback) in result.scores.items():
-        wrong = [number for number, line in enumerate(feedback) if line.startswith('WRONG')]
-        if wrong:
-            remarks.append(f'{question}: {feedback[wrong[0] + 1].strip()}')
+    remarks += [f'{question}: {feedback[3].strip()}' for question, (score, feedback) in result.scores.items()
+                if score < QUESTIONS[question][1]]
     return '; '.join(remarks)
 
 

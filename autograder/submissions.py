@@ -83,21 +83,24 @@ class Submission:
         self.source = self.path.name if alone else str(answer.get('source'))
         self.warning = str(answer['warning']) if 'warning' in answer else None
 
-    def call(self, function, arguments, form, deadline):
-        """Call a function. Returns the worker's answer: what was returned under 'result' and the path to a changed
-        argument under 'changed', or an 'error'; 'printed' if something was.
+    def call(self, function, arguments, wanted, deadline):
+        """Call a function. Returns the worker's answer: the parts of what was returned under 'result' and the name of a
+        changed argument under 'changed', or an 'error'; 'printed' if something was.
 
-        form  which parts of a result are looked at, as grade.py's `form` says it
+        arguments  dict, name -> value
+        wanted     'names' of what is returned, and 'leaves': for each part that is looked at, the path of keys to it,
+                   and whether it is an array or else a number
         Raises Failure, and ends the cage, if there is no answer.
         """
         blobs = []
-        request = {'function': function, 'arguments': cage.pack(dict(enumerate(arguments)), blobs), 'form': form}
+        request = {'function': function, 'arguments': cage.pack(arguments, blobs), **wanted}
         try:
             answer, blobs = self.cage.ask(request, deadline, blobs)
             try:
                 if 'error' in answer:
-                    return {**answer, 'error': str(answer['error'])}
-                return {**answer, 'result': cage.unpack(answer['result'], blobs)}
+                    return answer
+                parts = zip(answer['result'], wanted['leaves'], strict=True)
+                return {**answer, 'result': [cage.unpack(part, blobs) for part, _ in parts]}
             except Exception:                          # whatever a made-up answer trips over
                 raise cage.Failure('the answer cannot be read') from None
         except cage.Failure:

@@ -65,14 +65,19 @@ class Output(io.TextIOWrapper):
 
 def answer(request, blobs, functions, path):
     """Call the function that is asked for. Returns the answer and the arrays' bytes that belong to it."""
-    arrays = []
+    arrays, names = [], request['names']
     try:
         if request['function'] not in functions:
             return {'error': f"there is no function {request['function']}"}, []
         arguments, untouched = unpack(request['arguments'], blobs), unpack(request['arguments'], blobs)
         result = functions[request['function']](*arguments.values())
-        packed = pack(result, request['form'], arrays)
-        return {'result': packed, 'changed': first_change(arguments, untouched)}, arrays
+        if len(names) == 1:
+            result = [result]
+        elif not isinstance(result, (list, tuple)) or len(result) != len(names):
+            return {'error': f"the result is {kind_of(result)}; expected {', '.join(names)}"}, []
+        parts = [pack(dict(zip(names, result)), *leaf, arrays) for leaf in request['leaves']]
+        changes = (first_change(arguments[name], untouched[name], name) for name in untouched)
+        return {'result': parts, 'changed': next(filter(None, changes), None)}, arrays
     except BaseException as error:
         return {'error': describe(error, path)}, []
 
@@ -86,20 +91,22 @@ def unpack(tree, blobs):
     return {key: unpack(item, blobs) for key, item in value} if kind == 'dict' else value
 
 
-def pack(value, form, arrays):
-    """What a function returned, as far as `form`, the form of a right answer, asks for it. The bytes of arrays are
-    appended to `arrays`, in double precision."""
-    wanted, parts = form
-    if wanted == 'dict' and isinstance(value, dict):
-        return ['dict', [[key, pack(value[key], part, arrays)] for key, part in parts if key in value]]
-    if wanted == 'list' and isinstance(value, (list, tuple)) and len(value) == len(parts):
-        return ['list', [pack(item, part, arrays) for item, part in zip(value, parts)]]
-    if wanted == 'array' and type(value) is np.ndarray and value.dtype.kind in 'biuf':
+def pack(value, path, is_array, arrays):
+    """What a result has at the end of a path of keys: an array, whose bytes are appended to `arrays` in double
+    precision, a number, or what else it is."""
+    name = ''
+    for key in path:
+        if not isinstance(value, dict):
+            return ['other', f'{name} is {kind_of(value)}; expected a dict']
+        if key not in value:
+            return ['other', f'{name} has no {key!r}']
+        name, value = f'{name}[{key!r}]' if name else key, value[key]
+    if is_array and type(value) is np.ndarray and value.dtype.kind in 'biuf':
         arrays.append(value.astype('<f8').tobytes())
         return ['array', [value.shape, len(arrays) - 1]]
-    if wanted == 'number' and (isinstance(value, Real) or type(value) is np.ndarray and value.ndim == 0):
+    if not is_array and (isinstance(value, Real) or type(value) is np.ndarray and value.ndim == 0):
         return ['number', float(value)]
-    return ['other', kind_of(value)]
+    return ['other', f"{name} is {kind_of(value)}; expected {'a plain array' if is_array else 'a number'}"]
 
 
 def kind_of(value):
@@ -116,18 +123,18 @@ def kind_of(value):
     return 'None' if value is None else f'of type {kind.__name__}'
 
 
-def first_change(found, sent):
-    """Where an argument is not what was sent: the path of keys to it; None if nothing was changed."""
+def first_change(found, sent, name):
+    """Which argument, or part of it, is not what was sent, such as params[1]; None if nothing was changed."""
     if isinstance(sent, dict):
         if type(found) is not dict or set(found) != set(sent):
-            return []
-        paths = {key: first_change(found[key], sent[key]) for key in sent}
-        return next(([key, *path] for key, path in paths.items() if path is not None), None)
+            return name
+        changes = (first_change(found[key], sent[key], f'{name}[{key!r}]') for key in sent)
+        return next(filter(None, changes), None)
     if isinstance(sent, np.ndarray):
         same = type(found) is np.ndarray and found.shape == sent.shape and found.tobytes() == sent.tobytes()
     else:
         same = type(found) is type(sent) and found == sent
-    return None if same else []
+    return None if same else name
 
 
 def describe(error, path):
