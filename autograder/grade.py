@@ -119,8 +119,7 @@ def grade_one(flags, seed):
 
 def get_parser():
     parser = argparse.ArgumentParser(prog='grade.py', description='Grade the programming questions of homework 7.')
-    parser.add_argument('submission', metavar='SUBMISSION',
-                        help='hw7.tar or a zip, a folder with cnn_lenet.py, or a cnn_lenet.py')
+    parser.add_argument('submission', metavar='SUBMISSION', help='a tar, a zip, a folder, or a cnn_lenet.py')
     parser.add_argument('--seed', type=whole(0, 2 ** 32 - 1), metavar='N', help='repeat the inputs of an earlier run')
     parser.add_argument('-A', '--autolab', action='store_true', help="print Autolab's autoresult as the last line")
     parser.add_argument('--gradescope', metavar='FILE', help="also write Gradescope's results.json")
@@ -165,9 +164,8 @@ def grade_class(flags, seed):
         sys.exit(f'grade.py: error: {printable(flags.csv)} was begun with seed {seed}; leave out --seed {flags.seed}, '
                  'or name another table')
     digests = {name: digest(folder / name) for name in ([flags.only] if flags.only else names)}
-    again = [name for name in digests if cell(name) in rows
-             and (flags.only or rows[cell(name)]['digest'] != digests[name])]
-    waiting = [name for name in digests if cell(name) not in rows or name in again]
+    waiting = [name for name in digests if flags.only or rows.get(cell(name), {}).get('digest') != digests[name]]
+    again = [name for name in waiting if cell(name) in rows]
     if flags.feedback:
         os.makedirs(flags.feedback, exist_ok=True)
     write_table(flags.csv, rows)                       # before the first is graded, whether that works
@@ -241,16 +239,15 @@ def summary(rows, names, waiting, again, others):
 
 def in_parallel(names, folder, seed, flags):
     """Grade submissions, and yield (name, result) as they are done. All that a thread does is wait for its cage."""
-    pool = concurrent.futures.ThreadPoolExecutor(flags.jobs)
-    futures = {pool.submit(grade, folder / name, seed, flags): name for name in names}
-    try:
-        for future in concurrent.futures.as_completed(futures):
-            yield futures[future], future.result()
-    except BaseException:                              # stopped, or a problem of the grader itself
-        cage.stopped.set()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with concurrent.futures.ThreadPoolExecutor(flags.jobs) as pool:
+        try:
+            futures = {pool.submit(grade, folder / name, seed, flags): name for name in names}
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:                          # stopped, or a problem of the grader itself
+            cage.stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def cell(name):
@@ -500,9 +497,10 @@ def unwritten(case):
 
 
 def compare_all(found, right, maps):
+    """What is wrong with the parts of a result, in one line; None if nothing is."""
     problems = (compare(value, expected, path[0] + ''.join(f'[{key!r}]' for key in path[1:]), maps)
                 for value, (path, expected) in zip(found, right.items()))
-    return next(filter(None, problems), None)
+    return next((problem for problem in problems if problem is not None), None)
 
 
 def compare(found, expected, name, maps):
@@ -600,7 +598,7 @@ def grade_question(question, submission, seed, timeout, deadline):
             problem = find_mistake(answer, case)
         except cage.Failure as failure:
             problem = str(failure)
-        if problem:
+        if problem is not None:                        # it may be empty, if the submission has made it up
             mistakes.setdefault(printable(problem), []).append(case.title)
         if answer.get('changed'):
             changes.append(f"{str(answer['changed'])[:100]} was changed by the function; no points lost for it")

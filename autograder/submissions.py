@@ -73,11 +73,10 @@ class Submission:
                                       [mnist(), *self.files.values()])
         except cage.Failure as failure:
             answer = {'error': failure}
-        if 'refused' in answer or 'error' in answer:
-            self.end(deadline)
         if 'refused' in answer:
             raise archive.Refused(str(answer['refused']))
         if 'error' in answer:
+            self.end(deadline)
             raise cage.Failure(f"import of cnn_lenet.py: {answer['error']}")
         alone = archive.NAME in self.files and not self.path.is_dir()
         self.source = self.path.name if alone else str(answer.get('source'))

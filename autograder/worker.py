@@ -35,22 +35,17 @@ def main(receive, send):
     # By its path: a folder cnn_lenet beside it would come first.
     spec = importlib.util.spec_from_file_location('cnn_lenet', path)
     module = sys.modules['cnn_lenet'] = importlib.util.module_from_spec(spec)
-    ended = run(spec.loader, module, request['functions'], path)
+    ended = {}
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:                     # input() or sys.exit() in a last line ends it early
+        early = all(name in vars(module) for name in request['functions'])
+        ended = {'warning' if early else 'error': describe(error, path)}
     send(request['token'], {**ended, 'source': source, 'printed': output.printed})
     while True:
         request, blobs = receive()
         header, arrays = answer(request, blobs, vars(module), path)
         send(request['token'], {**header, 'printed': output.printed}, arrays)
-
-
-def run(loader, module, functions, path):
-    """Import a module. Its end may be early (input(), sys.exit()) if all of the functions are there by then."""
-    try:
-        loader.exec_module(module)
-        return {}
-    except BaseException as error:
-        early = all(name in vars(module) for name in functions)
-        return {'warning' if early else 'error': describe(error, path)}
 
 
 class Output(io.TextIOWrapper):
