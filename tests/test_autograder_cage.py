@@ -3,6 +3,7 @@
 Every hostile submission here is bounded: what it starts ends by itself after a minute, what it writes is small.
 """
 
+import collections
 import concurrent.futures
 import json
 import os
@@ -21,6 +22,7 @@ from grading import (
     LONG,
     LOOPS,
     POINTS,
+    TIERS,
     Grader,
     in_tiers,
     needs_posix,
@@ -28,7 +30,6 @@ from grading import (
     path_without_bubblewrap,
     processes_of,
     relu,
-    scores,
     why_not,
     with_function,
     without,
@@ -80,7 +81,20 @@ def hostile(**bodies):
 
 
 LEFT = 10 ** 8 + os.getpid()                     # the key of what is left behind
-
+FILES = 'folders nested without end, many files'
+LEAVING = 'shared memory, folders that are open to everyone, a thread, a child, a daemon, forks without end'
+MANY = 'as many processes as there may be, threads without end'
+HONEST = 'processes, threads, the user, files, output'
+# All questions are asked in one process until it ends, so a slow import is paid for once.
+NOTED = LOOPS + """
+import os
+calls = []
+def relu_backward(*a, plain=relu_backward):
+    calls.append("relu_backward")
+    return plain(*a)
+def sgd_momentum(*a):
+    raise ValueError(f"{len(calls)} calls")
+"""
 
 # Those that run into a limit of time: (the questions that get no points, source). None stands for all questions.
 WAITING = {
@@ -131,7 +145,7 @@ QUICK = {
             'forge(json.dumps({"sizes": [], "result": ["dict", [[["a"], 7]]], "changed": {"x": [[]]}}))'),
         sgd_momentum=FORGED_ANSWER + (
             'forge(json.dumps({"sizes": [], "line": []})[:-1] + \', "error": \' + "[" * 900 + "]" * 900 + "}")'))),
-    'folders nested without end, many files': ('', LOOPS + """
+    FILES: ('', LOOPS + """
 import os
 for _ in range(1500):
     os.mkdir("deep" * 20)
@@ -142,8 +156,8 @@ os.chdir(os.environ["HOME"])
 for number in range(2000):
     os.close(os.open(f"file-{number}", os.O_CREAT))
 """),
-    'shared memory, folders in the places that are open to everyone': ('', LOOPS + f"""
-import ctypes, os
+    LEAVING: ('', LOOPS + f"""
+import ctypes, os, subprocess, sys, threading, time
 libc = ctypes.CDLL(None)
 for make, size in (libc.shmget, [4096]), (libc.semget, [1]), (libc.msgget, []):
     if make({LEFT}, *size, 0o1600) < 0:
@@ -151,24 +165,13 @@ for make, size in (libc.shmget, [4096]), (libc.semget, [1]), (libc.msgget, []):
 for folder in "/dev/shm", "/tmp":
     os.makedirs(f"{{folder}}/hw7-{LEFT}-{{os.getuid()}}/closed/inside")
     os.chmod(f"{{folder}}/hw7-{LEFT}-{{os.getuid()}}/closed", 0)
-"""),
-    'a thread, a child and a daemon with no ties that stay': ('', LOOPS + """
-import os, subprocess, sys, threading, time
-threading.Thread(target=time.sleep, args=[60], daemon=True).start()
 subprocess.Popen(["sleep", "60"])
 if os.fork() == 0:
     os.setsid()
     if os.fork():
         os._exit(0)
     os.closerange(0, 64)
-    os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)", os.environ["HOME"]], {})
-"""),
-    'as many processes as there may be, threads without end': ('Q2 Q5', hostile(
-        relu_forward='import os, time\nfor _ in range(500):\n    if os.fork() == 0: time.sleep(60), os._exit(0)',
-        relu_backward='import threading, time\n'
-                      'for _ in range(500): threading.Thread(target=time.sleep, args=[60], daemon=True).start()')),
-    'forks and exits without end': ('', LOOPS + """
-import os, time
+    os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)", os.environ["HOME"]], {{}})
 end = time.monotonic() + 60
 if os.fork() == 0:
     os.setsid()
@@ -177,30 +180,26 @@ if os.fork() == 0:
             if os.fork(): os._exit(0)
         except OSError: pass
     os._exit(0)
+threading.Thread(target=time.sleep, args=[60], daemon=True).start()
 """),
-}
-PROCESSES = list(QUICK)[-4:]                     # and other things that may be left behind
-FILES = list(QUICK)[-5]
-
-# What students do, right in every tier but the last.
-HONEST = {
-    'threads': ('', LOOPS + """
+    MANY: ('Q2 Q5', hostile(
+        relu_forward='import os, time\nfor _ in range(500):\n    if os.fork() == 0: time.sleep(60), os._exit(0)',
+        relu_backward='import threading, time\n'
+                      'for _ in range(500): threading.Thread(target=time.sleep, args=[60], daemon=True).start()')),
+    'a process ended': ('Q3 Q7', with_function('inner_product_forward', '    os._exit(1)', NOTED)),
+    # What students do, right in every tier but the last.
+    HONEST: ('', LOOPS + """
+import getpass, multiprocessing, os, subprocess, sys, tempfile
 from concurrent.futures import ThreadPoolExecutor
-assert list(ThreadPoolExecutor(16).map(abs, range(-99, 0)))[0] == 99
-"""),
-    'processes': ('', LOOPS + """
-import multiprocessing
 with multiprocessing.Pool(4) as pool:
     assert pool.map(abs, [-1, -2]) == [1, 2]
 assert multiprocessing.Array("d", 5 * 10 ** 6)[-1] == 0
-"""),
-    'what it knows of the user, files, output': ('', LOOPS + """
-import getpass, os, subprocess, sys, tempfile
 print(getpass.getuser(), os.path.expanduser("~"), os.cpu_count(), sys.stdout.encoding, "\\u2713")
 sys.stdout.buffer.write(b"raw")
 with tempfile.TemporaryFile() as file:
     file.write(bytes(10 ** 8))
 subprocess.run([sys.executable, "-c", "import scipy, matplotlib"], check=True)
+assert list(ThreadPoolExecutor(16).map(abs, range(-99, 0)))[0] == 99
 """),
 }
 
@@ -221,37 +220,37 @@ def grader(folder, request):
     return make
 
 
-# All questions are asked in one process until it ends, so a slow import is paid for once.
-NOTED = LOOPS + '\nimport os\ncalls = []\n' + ''.join(
-    f'def {name}(*a, plain={name}):\n    calls.append({name!r})\n    return plain(*a)\n'
-    for name in ('pooling_layer_forward', 'relu_backward')) + """
-def sgd_momentum(*a):
-    raise ValueError(f"{len(calls)} calls, the first of {calls[0]}")
-"""
-OTHERS = {'calls noted': ('Q7', NOTED), 'calls noted, a process ended': ('Q3 Q7', with_function(
-    'inner_product_forward', '    os._exit(1)', NOTED))}
-CASES = {**WAITING, **QUICK, **HONEST, **OTHERS}
+CASES = {**WAITING, **QUICK}
 
 # Who grades which of them: the best tier all, the others that in which they differ. Where memory runs out before the
 # number of threads does, Thread.start() may wait for ever (github.com/python/cpython/issues/140746); a thread of
 # free-threaded Python has 40 MB.
-NEEDS_MORE = {*PROCESSES, *HONEST, 'children kill and stop all that they can'}     # than limits
+NEEDS_MORE = {LEAVING, MANY, HONEST, 'children kill and stop all that they can'}     # than limits
 ALL = [name for name in CASES if name not in NEEDS_MORE or not why_not('bubblewrap') or not why_not('another user')]
-GRADED = {None: ALL, 'bubblewrap, ordinary user': ['stops itself', FILES, *PROCESSES, *HONEST],
+GRADED = {None: ALL, 'bubblewrap, ordinary user': ['stops itself', FILES, LEAVING, MANY, HONEST],
           'another user': ['stops itself', 'children kill and stop all that they can', 'unbounded allocation', FILES,
-                           *PROCESSES, *HONEST],
+                           LEAVING, MANY, HONEST],
           LIMITS_ONLY: [FILES]}
 GRADED = {tier: names for tier, names in GRADED.items() if tier is None or not why_not(tier)}
 
 
-@pytest.fixture(scope='module', autouse=True)
-def graded(folder):
-    """All of them being graded, from before the first test on: dict, tier -> Future of what `several` returns.
-
-    The tests that need the results come last.
-    """
+@pytest.fixture(scope='module')
+def pool(folder):
+    """What grades them from before the first test on. The tests that need the results come last."""
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        yield {tier: pool.submit(grade_all, folder / f'{tier}', tier) for tier in GRADED}
+        yield pool
+
+
+@pytest.fixture(scope='module', autouse=True)
+def graded(pool, folder):
+    """All of them being graded: dict, tier -> Future of what `several` returns."""
+    return {tier: pool.submit(grade_all, folder / f'{tier}', tier) for tier in GRADED}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def attacked(pool, folder):
+    """A submission that tries everything being graded: dict, tier -> Future of an Attack."""
+    return {tier: pool.submit(attack, folder / f'{tier}, attacked', tier) for tier in TIERS if not why_not(tier)}
 
 
 def grade_all(place, tier):
@@ -259,119 +258,6 @@ def grade_all(place, tier):
     return Grader(place, tier).several({
         name: (CASES[name][1], (CASES[name][0] or 'import') if name in WAITING else '',
                ['--memory', '4000' if name in NEEDS_MORE else '500']) for name in GRADED[tier]})
-
-
-def test_error_texts_are_printed_where_only_ascii_can_be(grader):
-    source = relu(r"    raise ValueError('\ud800 \x1b[2J\x00 \u202e é')")
-    process = grader().source(source, LC_ALL='C', PYTHONCOERCECLOCALE='0', PYTHONUTF8='0', PYTHONIOENCODING='ascii')
-    assert scores(process) == without('Q2') and process.stderr == '' and process.left == []
-    assert r'\ud800 \x1b[2J\x00 \u202e \xe9' in process.stdout
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# What a submission sees and can write: the table in autograder/README.md
-# ---------------------------------------------------------------------------------------------------------------
-
-LOOK = '''
-import ctypes, os, socket, sys
-libc, seen = ctypes.CDLL(None), []
-def attempt(name, function, *arguments):
-    try:
-        if function(*arguments) != -1:
-            seen.append(name)
-    except OSError:
-        pass
-def write(path):
-    open(path, "w").close()
-    os.unlink(path)
-attempt("files", open, {beside!r} + "/cnn_lenet.py")
-attempt("folders", os.listdir, {beside!r})
-attempt("sockets", socket.socket(socket.AF_UNIX).connect, {beside!r} + "/socket")
-attempt("network", socket.create_connection, ("127.0.0.1", {port}))
-attempt("processes", lambda: -1 if len([name for name in os.listdir("/proc") if name.isdigit()]) < 5 else 0)
-attempt("signals", os.kill, {process}, 0)
-attempt("keys", libc.syscall, {{"x86_64": 250, "aarch64": 219}}.get(os.uname().machine, 0), 0, -4, 1)
-attempt("modes", os.chmod, {beside!r}, 0o755)
-attempt("writing where everyone may", write, {beside!r} + "/open/new")
-attempt("writing beside its folder", write, os.getcwd() + "-beside")
-attempt("writing to Python", write, os.path.dirname(np.__file__) + "/hw7-test")
-attempt("writing to /dev", write, "/dev/hw7-test")
-attempt("PYTHONPATH", lambda: [-1, 0][{beside!r} in sys.path])
-attempt("its folder", write, "file")
-attempt("programs", lambda: os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-c", ""], {{}}), 0))
-def relu_forward(input, layer):
-    raise ValueError("seen: " + ", ".join(seen))
-'''
-# In bubblewrap, /tmp is its own.
-OF_OTHERS = {'files', 'folders', 'sockets', 'network', 'processes', 'writing where everyone may'}
-SEEN = {'bubblewrap': {'writing beside its folder'}, 'another user': OF_OTHERS,
-        LIMITS_ONLY: {*OF_OTHERS, 'writing beside its folder', 'signals', 'modes'}}
-
-
-@in_tiers()
-def test_a_submission_sees_and_writes_what_the_tier_allows(grader, tier):
-    tcp = socket.create_server(('127.0.0.1', 0))
-    with open_folder() as beside, socket.socket(socket.AF_UNIX) as server, tcp:
-        (beside / 'cnn_lenet.py').write_text(LOOPS)
-        server.bind(str(beside / 'socket'))
-        server.listen()
-        (beside / 'open').mkdir()
-        one = grader(tier)
-        os.chown(beside, one.user or os.getuid(), -1)
-        for path in ('socket', 'open'):
-            os.chmod(beside / path, 0o777)
-        with subprocess.Popen(['sleep', '60'], user=one.user) as other:
-            source = LOOPS + LOOK.format(beside=str(beside), port=tcp.getsockname()[1], process=other.pid)
-            process = one.source(source, PYTHONPATH=str(beside))
-            other.kill()
-    seen = set(re.search('seen: (.*?) [(]', process.stdout)[1].split(', '))
-    may = {'its folder'} | ({'programs'} if tier != LIMITS_ONLY else set())
-    mine = tier == LIMITS_ONLY and not one.user and os.access(np.__path__[0], os.W_OK)     # an environment of one's own
-    assert seen - may == SEEN[tier.split(',')[0]] | ({'writing to Python'} if mine else set()) and may <= seen
-    assert process.left == []
-
-
-@in_tiers('another user', LIMITS_ONLY)
-def test_links_in_place_of_its_folder_are_not_followed(grader, tier):
-    """Neither when a mode is changed nor when files are removed."""
-    one = grader(tier)
-    victim = one.folder / 'victim'
-    victim.mkdir()
-    os.chown(victim, one.user or os.getuid(), -1)
-    victim.chmod(0o500)
-    process = one.source(LOOPS + f"""
-import contextlib, os
-home = os.environ["HOME"]
-for path in home, os.path.dirname(home):
-    with contextlib.suppress(OSError):
-        os.rename(path, path + "-moved")
-    for link in path, os.path.join(path, "link"), "link":
-        with contextlib.suppress(OSError):
-            os.symlink({str(victim)!r}, link)
-os.chmod(".", 0)
-""")
-    assert scores(process) == POINTS
-    assert victim.stat().st_mode & 0o777 == 0o500
-    assert process.left == [] or tier == LIMITS_ONLY
-    for path in one.folder.rglob('*-moved*'):          # which only the submission knew
-        path.chmod(0o700)
-    victim.chmod(0o700)
-
-
-@in_tiers('another user', LIMITS_ONLY)
-def test_nothing_stands_behind_the_graders_own_output(grader, tier):
-    """The submission can open the file that the output goes to, and writes far behind its end."""
-    one = grader(tier)
-    log = one.folder / 'output.log'
-    log.touch(0o666)
-    log.chmod(0o666)
-    with open(os.open(log, os.O_WRONLY), 'w') as output:
-        one.source(LOOPS + f'''
-import os
-os.pwrite(os.open({str(log)!r}, os.O_WRONLY), b"""\\n{FORGED}\\n""", 5000)
-''', stdout=output)
-    assert FORGED in log.read_text()
-    assert json.loads(log.read_text().splitlines()[-1])['scores'] == POINTS
 
 
 @pytest.mark.parametrize('bwrap, why', [
@@ -389,47 +275,17 @@ def test_what_keeps_bubblewrap_from_running_is_said(tmp_path, bwrap, why):
 
 
 @in_tiers('bubblewrap')
-@pytest.mark.parametrize('way', ['../linked', 'inner/../../linked', 'a b/link'])
-def test_python_may_be_called_by_any_path(tmp_path, tier, way):
+def test_python_may_be_called_by_any_path(tmp_path, tier):
     """Relative, through .., through a chain of links in a folder with a space."""
-    (tmp_path / 'work' / 'inner').mkdir(parents=True)
-    (tmp_path / 'work' / 'a b').mkdir()
+    (tmp_path / 'work' / 'a b').mkdir(parents=True)
     folder, name = os.path.split(sys.executable)       # the folder is linked: an environment is found by what is in it
     (tmp_path / 'linked').symlink_to(os.path.dirname(folder))
     (tmp_path / 'work' / 'a b' / 'link').symlink_to('../../linked')
     script = f'import sys; sys.path.insert(0, {str(AUTOGRADER)!r}); import sandbox; print(sandbox.tier().name)'
-    for python in f'{way}/{os.path.basename(folder)}/{name}', os.path.relpath(sys.executable, tmp_path / 'work'):
+    linked = [f'{way}/{os.path.basename(folder)}/{name}' for way in ('a b/../../linked', 'a b/link')]
+    for python in [os.path.relpath(sys.executable, tmp_path / 'work'), *linked]:
         process = subprocess.run([python, '-B', '-c', script], cwd=tmp_path / 'work', text=True, capture_output=True)
         assert process.stdout == 'bubblewrap\n', process.stderr
-
-
-@in_tiers(*CONFINED)
-def test_the_results_are_the_graders_alone(grader, tier):
-    """The submission knows where they belong, leaves a daemon that writes there, and has a pipe in the way."""
-    one = grader(tier)
-    results = one.folder / 'results.json'
-    os.mkfifo(results)
-    process = one.source(LOOPS + f'''
-import os, time
-def forge():
-    try:
-        with open(os.open({str(results)!r}, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK), "w") as file:
-            file.write({FORGED!r})
-    except OSError:
-        pass
-forge()
-if os.fork() == 0:
-    os.setsid()
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        forge()
-        time.sleep(0.01)
-    os._exit(0)
-''', '--gradescope', str(results))
-    assert scores(process) == POINTS
-    assert json.loads(results.read_text())['score'] == 73
-    assert [name for name in os.listdir(one.folder) if name.startswith('.')] == []
-    assert not processes_of(one.folder)
 
 
 @pytest.mark.skipif(not LINUX, reason='looks for a process in /proc')
@@ -460,13 +316,154 @@ def test_a_grader_that_is_ended_leaves_nothing(grader, tier, number):
 
 
 def wait(condition):
-    """Whether something comes true before long; it may be true for a moment alone."""
+    """Whether something comes true before long."""
     end = time.monotonic() + LONG
     while not condition():
         if time.monotonic() > end:
             return False
-        time.sleep(0.02)
+        time.sleep(0.05)
     return True
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What a submission sees and can write: the table in autograder/README.md
+# ---------------------------------------------------------------------------------------------------------------
+
+ATTACK = '''
+import contextlib, ctypes, os, socket, sys, time
+libc, seen = ctypes.CDLL(None), []
+def attempt(name, function, *arguments):
+    try:
+        if function(*arguments) != -1:
+            seen.append(name)
+    except OSError:
+        pass
+def write(path):
+    open(path, "w").close()
+    os.unlink(path)
+attempt("files", open, {beside!r} + "/cnn_lenet.py")
+attempt("folders", os.listdir, {beside!r})
+attempt("sockets", socket.socket(socket.AF_UNIX).connect, {beside!r} + "/socket")
+attempt("network", socket.create_connection, ("127.0.0.1", {port}))
+attempt("processes", lambda: -1 if len([name for name in os.listdir("/proc") if name.isdigit()]) < 5 else 0)
+attempt("signals", os.kill, {process}, 0)
+attempt("keys", libc.syscall, {{"x86_64": 250, "aarch64": 219}}.get(os.uname().machine, 0), 0, -4, 1)
+attempt("modes", os.chmod, {beside!r}, 0o755)
+attempt("writing where everyone may", write, {beside!r} + "/open/new")
+attempt("writing beside its folder", write, os.getcwd() + "-beside")
+attempt("writing to Python", write, os.path.dirname(np.__file__) + "/hw7-test")
+attempt("writing to /dev", write, "/dev/hw7-test")
+attempt("PYTHONPATH", lambda: [-1, 0][{beside!r} in sys.path])
+attempt("its folder", write, "file")
+attempt("programs", lambda: os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-c", ""], {{}}), 0))
+def sgd_momentum(*a):
+    raise ValueError("seen: " + ", ".join(seen))
+# It writes far behind the end of the grader's own output.
+with contextlib.suppress(OSError):
+    os.pwrite(os.open({folder!r} + "/output.log", os.O_WRONLY), {forged!r}, 5000)
+# A daemon writes to the results.
+def forge():
+    with contextlib.suppress(OSError):
+        with open(os.open({folder!r} + "/results.json", os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK), "wb") as file:
+            file.write({forged!r})
+forge()
+with contextlib.suppress(OSError):
+    if os.fork() == 0:
+        os.setsid()
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            forge()
+            time.sleep(0.01)
+        os._exit(0)
+# It puts links in the place of its folder, and of the one above.
+home = os.environ["HOME"]
+for path in home, os.path.dirname(home):
+    with contextlib.suppress(OSError):
+        os.rename(path, path + "-moved")
+    for link in path, os.path.join(path, "link"), "link":
+        with contextlib.suppress(OSError):
+            os.symlink({folder!r} + "/victim", link)
+os.chmod(".", 0)
+'''
+# In bubblewrap, /tmp is its own.
+OF_OTHERS = {'files', 'folders', 'sockets', 'network', 'processes', 'writing where everyone may'}
+SEEN = {'bubblewrap': {'writing beside its folder'}, 'another user': OF_OTHERS,
+        LIMITS_ONLY: {*OF_OTHERS, 'writing beside its folder', 'signals', 'modes'}}
+
+# one     the grader
+# log     its output
+# scores  as in its last line
+# result  the score of Gradescope's results
+# mode    of the folder that the links lead to
+# left    what is left in the folder for temporary files
+Attack = collections.namedtuple('Attack', 'one log scores result mode left')
+
+
+def attack(place, tier):
+    """Have the grader of a tier grade a submission that tries everything. A pipe is in the way of the results."""
+    place.mkdir()
+    one = Grader(place, tier)
+    user, log, results, victim = one.user or os.getuid(), place / 'output.log', place / 'results.json', place / 'victim'
+    victim.mkdir()
+    os.chown(victim, user, -1)
+    victim.chmod(0o500)
+    log.touch()
+    log.chmod(0o666)
+    os.mkfifo(results)
+    tcp = socket.create_server(('127.0.0.1', 0))
+    with open_folder() as beside, socket.socket(socket.AF_UNIX) as server, tcp, open(log, 'r+') as out:
+        (beside / 'cnn_lenet.py').write_text(LOOPS)
+        server.bind(str(beside / 'socket'))
+        server.listen()
+        (beside / 'open').mkdir()
+        os.chown(beside, user, -1)
+        for path in ('socket', 'open'):
+            os.chmod(beside / path, 0o777)
+        other = subprocess.Popen(['sleep', '60'], user=one.user)
+        source = ATTACK.format(beside=str(beside), port=tcp.getsockname()[1], process=other.pid, folder=str(place),
+                               forged=f'\n{FORGED}\n'.encode())
+        process = one.source(LOOPS + source, '--gradescope', results, stdout=out, PYTHONPATH=str(beside))
+        other.kill()
+        other.wait()
+    mode = victim.stat().st_mode & 0o777
+    for path in [victim, *place.rglob('*-moved*')]:    # which only the submission knew
+        path.chmod(0o700)
+    assert process.returncode == 0, process.stderr
+    text = log.read_text()
+    return Attack(one, text, json.loads(text.splitlines()[-1])['scores'], json.loads(results.read_text())['score'],
+                  mode, process.left)
+
+
+@in_tiers()
+def test_a_submission_sees_and_writes_what_the_tier_allows(attacked, tier):
+    one, log, *_ = attacked[tier].result()
+    seen = set(re.search('seen: (.*?) [(]', log)[1].split(', '))
+    may = {'its folder'} | ({'programs'} if tier != LIMITS_ONLY else set())
+    mine = tier == LIMITS_ONLY and not one.user and os.access(np.__path__[0], os.W_OK)     # an environment of one's own
+    assert seen - may == SEEN[tier.split(',')[0]] | ({'writing to Python'} if mine else set()) and may <= seen
+
+
+@in_tiers()
+def test_the_report_says_how_it_was_confined(attacked, tier):
+    confined = {'another user': 'confined as another user', LIMITS_ONLY: 'not confined'}
+    head = re.search(r'^\0*graded cnn_lenet.py of \w+, (.*)\nseed ', attacked[tier].result().log, re.M)
+    assert head[1] == confined.get(tier, 'confined by bubblewrap')
+
+
+@in_tiers()
+def test_the_results_and_the_end_of_the_output_are_the_graders_alone(attacked, tier):
+    attack = attacked[tier].result()
+    assert (FORGED in attack.log) == ('bubblewrap' not in tier)          # where it can open the file that it goes to
+    assert attack.scores == without('Q7') and attack.result == 66
+    assert [name for name in os.listdir(attack.one.folder) if name.startswith('.')] == []
+
+
+@in_tiers()
+def test_links_in_place_of_its_folder_are_not_followed(attacked, tier):
+    """Neither when a mode is changed nor when files are removed."""
+    attack = attacked[tier].result()
+    assert attack.mode == 0o500
+    assert attack.left == [] or tier == LIMITS_ONLY
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -486,7 +483,7 @@ def test_a_submission_changes_no_score_but_its_own(graded, tier, name):
     if name == 'sleeps for ever':
         line = source.splitlines().index('    import time; time.sleep(1e6)') + 1
         assert f'no answer in time (line {line} of cnn_lenet.py)' in report
-    if name == 'as many processes as there may be, threads without end':
+    if name == MANY:
         assert 'BlockingIOError' in report and "can't start new thread" in report
 
 
@@ -498,9 +495,7 @@ def test_feedback_says_what_went_wrong(graded):
     assert 'signal 6' in ended and 'exit status 0' in ended and 'RecursionError' in ended
     assert 'MemoryError' in text('unbounded allocation')
     assert 'the answer is too large' in text('answers that are too large')
-    assert '2 calls, the first of pooling_layer_forward' in text('calls noted')
-    assert '1 calls, the first of relu_backward' in text('calls noted, a process ended')
-    assert 'prints is not shown' in text('calls noted')
+    assert '1 calls' in text('a process ended') and 'prints is not shown' in text('a process ended')
 
 
 @pytest.mark.skipif(not LINUX, reason='looks for processes and shared memory in /proc')
