@@ -30,6 +30,7 @@ from grading import (
     archive,
     cage,
     changed,
+    flags_for,
     grade,
     graded_here,
     needs_posix,
@@ -46,6 +47,7 @@ SOURCE = LOOPS.encode()
 GOOD = ('hw7/cnn_lenet.py', SOURCE)
 QUIET = changed("    print('pooling', h_out, w_out)\n", '')
 ADAMS = with_function('relu_forward', '    return dict(input)', QUIET)
+TOO_EARLY = changed('def sgd_momentum', 'input()\ndef sgd_momentum').encode()
 
 
 @pytest.fixture(scope='module')
@@ -121,9 +123,6 @@ def test_a_report_has_the_points_and_then_only_what_is_wrong():
     assert 'expected 0 (row 0, column 0, channel 0 of image ' in lines[points + 5]
     assert lines[points + 5].endswith('); 500 of 1000 numbers differ')
     assert len(graded_here(QUIET)[1].splitlines()) == points + 1
-
-
-def test_a_mistake_that_all_cases_have_is_told_once():
     assert 'WRONG  input 1 x 1 x 500, batch 2, and 2 more\n           NameError' in graded_here(
         with_function('relu_backward', '    return missing', QUIET))[1]
 
@@ -177,11 +176,9 @@ def test_a_wrong_call_is_one_line_of_error(capsys, flags, words):
     assert words in printed.err.splitlines()[-1]
 
 
-@pytest.mark.parametrize('name', ['missing/results.json', 'folder'])
-def test_results_that_cannot_be_written_are_one_line_of_error(run_here, tmp_path, name):
+def test_results_that_cannot_be_written_are_one_line_of_error(run_here, tmp_path):
     (tmp_path / 'folder').mkdir()
-    path = store(tmp_path, 'hw7.py', SOURCE)
-    status, *_ = run_here(path, '--gradescope', tmp_path / name)
+    status, *_ = run_here(store(tmp_path, 'hw7.py', SOURCE), '--gradescope', tmp_path / 'folder')
     assert status.startswith('grade.py: error: ') and '\n' not in status
     assert sorted(os.listdir(tmp_path)) == ['folder', 'hw7.py']
 
@@ -227,12 +224,10 @@ ACCEPTED = {
     'a compressed tar': ('hw7.tar.gz', tar_bytes(member(*GOOD), mode='w:gz')),
     'a tar with more in it': ('hw7.tar', tree(GOOD, ('hw7/._cnn_lenet.py', b'\0'), ('hw7/notes.txt', b''),
                                               ('hw7/old/cnn_lenet.py', b'broken('))),
-    'the folder of the handout': ('hw7.tar', tree(('hw7-handout/cnn_lenet.py', SOURCE))),
     'a folder in the folder': ('hw7.tar', tree(('hw7/hw7/cnn_lenet.py', SOURCE), ('hw7/hw7/helper.py', b''))),
     'a zip': ('hw7.zip', zip_bytes(GOOD, ('__MACOSX/hw7/cnn_lenet.py', b'\0'))),
     'a zip of another name': ('hw7.tar', zip_bytes(('cnn_lenet.py', SOURCE))),
     'a folder with the folder': (None, {'hw7/cnn_lenet.py': SOURCE, 'hw7/.git/cnn_lenet.py': b'broken('}),
-    'a folder with a tar': (None, {'hw7.tar': tree(GOOD)}),
     'a folder with a zip and more': (None, {'hw7.zip': zip_bytes(GOOD), 'metadata.txt': b''}),
     'a tar with a deep folder': ('hw7.tar', tree(GOOD, ('hw7/' + 'x/' * 1500 + 'x.py', b''))),
     'a file of another name': ('hw7_smith.py', SOURCE),
@@ -266,7 +261,6 @@ REFUSED = {
     'a bomb of zeros': ('hw7.tar', member('hw7/zeros', size=2 ** 26)[0].tobuf(), 'more than 50 MB'),
     'a bomb of zeros in a zip': ('hw7.zip', zip_bytes(GOOD, ('zeros', bytes(60 * 2 ** 20))), 'more than 50 MB'),
     'an empty file': ('hw7.tar', b'', 'not a readable tar or zip file'),
-    'no tar at all': ('hw7.tar', b'no tar at all' * 100, 'not a readable tar or zip file'),
     'a gzip damaged inside': ('hw7.tar.gz', b''.join((lambda x: (x[:60], b'\xff' * 40, x[100:]))(
         tar_bytes(member(*GOOD), mode='w:gz'))), 'not a readable tar or zip file'),
     'a zip cut short': ('hw7.zip', zip_bytes(GOOD)[:-30], 'not a readable tar or zip file'),
@@ -285,10 +279,6 @@ def store(folder, name, content):
         return folder
     (folder / name).write_bytes(content)
     return folder / name
-
-
-def flags_for(path):
-    return grade.get_parser().parse_args([str(path), '--timeout', str(LONG)])
 
 
 @pytest.mark.parametrize('name', ACCEPTED)
@@ -324,13 +314,12 @@ def test_an_archive_that_takes_for_ever_is_given_up(tmp_path):
     """A header of many digits: whether it is the time or the reader that ends it, there is a score and a reason."""
     digits = b'hdrcharset=' + b'1' * 200_000
     path = store(tmp_path, 'hw7.tar', tar_bytes(member('x', b'1' * 200_000 + b' ' + digits, type=b'x'), member(*GOOD)))
-    result = grade.grade(path, 0, grade.get_parser().parse_args([str(path), '--timeout', '1']))
+    result = grade.grade(path, 0, flags_for(path, '--timeout', '1'))
     assert grade.total(result) == 0 and result.problem and 'Traceback' not in result.problem
 
 
 SEVERAL = {
     'archives': {'a.tar': b'', 'b.zip': b''},
-    'an archive and a folder': {'a.tar': b'', 'b/work/cnn_lenet.py': SOURCE},
     'folders': {'a/hw7.tar': b'', 'b/cnn_lenet.py': SOURCE, 'c/cnn_lenet.py': SOURCE},
 }
 SINGLE = {
@@ -378,7 +367,7 @@ def submitted(tmp_path):
 def test_a_class_is_graded_into_a_table(one, submitted):
     """Bad ones do not end it; the table, though it lies among them, has a line for each."""
     store(submitted, 'baker.tar', tree(GOOD))
-    store(submitted, None, {'clark.py': b'import os\nos.kill(os.getpid(), 9)\n', 'davis.py': b'x = nothing\n',
+    store(submitted, None, {'clark.py': b'import os\nos.kill(os.getpid(), 9)\n', 'davis.py': TOO_EARLY,
                             'e\nf/notes.txt': b'', 'evans.docx': b'', '.DS_Store': b'', 'roster.csv': b''})
     process = subprocess.run([*one.program, str(submitted), '--csv', str(submitted / 'scores.csv'), '--unconfined',
                               '--feedback', str(submitted / 'feedback'), '--seed', '5'], text=True, capture_output=True)
@@ -393,7 +382,7 @@ def test_a_class_is_graded_into_a_table(one, submitted):
     assert remarks['baker.tar'] == '' and remarks['adams'].startswith("Q2: output['data'][")
     assert 'Q5: input_od is None; expected a plain array' in remarks["'=Müller.py"]
     assert 'signal 9' in remarks['clark.py'] and 'It holds notes.txt' in remarks['e f']
-    assert 'no points: import of cnn_lenet.py: NameError' in remarks['davis.py']
+    assert 'no points: import of cnn_lenet.py: EOFError' in remarks['davis.py']
     assert rows['baker.py']['digest'] == hashlib.sha256(QUIET.encode()).hexdigest()[:12]          # as sha256sum has it
     progress, summary = said(process)[:7], said(process)[7:]
     assert [line.split()[0] for line in progress] == list('1234567') and '  baker.tar  73' in process.stderr
@@ -527,7 +516,7 @@ def test_after_the_total_what_was_graded_counts(monkeypatch, tmp_path):
     monkeypatch.setattr(submissions, 'Submission', Endless)
     monkeypatch.setattr(grade, 'time', types.SimpleNamespace(monotonic=lambda: now[0]))
     path = store(tmp_path, 'hw7.py', QUIET.encode())
-    result = grade.grade(path, 0, grade.get_parser().parse_args([str(path), '--timeout', '30', '--total', '10']))
+    result = grade.grade(path, 0, flags_for(path, '--timeout', '30', '--total', '10'))
     assert {question: score for question, (score, _) in result.scores.items()} == without('Q4', 'Q5', 'Q6', 'Q7')
     assert 'no answer in time' in grade.report(result, 0) and 'no time was left' in grade.report(result, 0)
     assert now == [10]
@@ -549,26 +538,18 @@ class Answering(submissions.Submission):
         pass
 
 
-def feedback_on(answer, questions=('Q7',)):
-    submission = Answering(answer)
-    graded = [grade.grade_question(question, submission, 0, LONG, time.monotonic() + LONG) for question in questions]
-    assert {score for score, _ in graded} == {0}
-    return '\n'.join(line for _, feedback in graded for line in feedback)
-
-
 @pytest.mark.parametrize('answer', [
     {'error': 'x' * 10 ** 6, 'line': 'x' * 10 ** 6}, {'error': 'x', 'line': 10 ** 5000},
-    {'error': ['x'] * 10 ** 6}, {'result': ['other', 'x' * 10 ** 6], 'changed': [0, *['x' * 10 ** 4] * 100]},
-    {'result': ['number', 1], 'changed': 'x' * 10 ** 6, 'printed': 'x' * 10 ** 6}], ids=range(5))
-def test_whatever_a_submission_says_its_report_is_short(answer):
-    assert len(feedback_on(answer)) < 5000
-
-
-@pytest.mark.parametrize('result', [['list', []], ['list', [['dict', []]]], ['dict', []], ['number', 0], ['list', [0]]],
-                         ids=str)
-def test_an_answer_that_a_submission_makes_up_is_wrong(result):
+    {'error': ['x'] * 10 ** 5}, {'result': ['other', 'x' * 10 ** 6], 'changed': [0, *['x' * 10 ** 4] * 100]},
+    {'result': ['number', 1], 'changed': 'x' * 10 ** 6, 'printed': 'x' * 10 ** 6},
+    *({'result': result} for result in (['list', []], ['list', [['dict', []]]], ['dict', []], ['number', 0],
+                                        ['list', [0]]))], ids=range(10))
+def test_an_answer_that_a_submission_makes_up_is_wrong_and_its_report_short(answer):
     """It can reach the loop that it is called from, and send what it likes."""
-    feedback_on({'result': result}, POINTS)
+    submission = Answering(answer)
+    for question in POINTS:
+        score, feedback = grade.grade_question(question, submission, 0, LONG, time.monotonic() + LONG)
+        assert score == 0 and len('\n'.join(feedback)) < 5000
 
 
 @pytest.mark.parametrize('source, words', [
@@ -585,7 +566,7 @@ def test_gradescope_takes_the_zip_as_it_is(tmp_path):
     """Its container has the zip unpacked in source/, the submission in submission/, and an empty results/."""
     project, root = tmp_path / 'project', tmp_path / 'autograder'
     shutil.copytree(AUTOGRADER, project / 'autograder', ignore=shutil.ignore_patterns('*.tar', '*.zip', '__pycache__'))
-    shutil.copy(ROOT / 'mnist_all.mat', project)
+    (project / 'mnist_all.mat').write_text('data')
     subprocess.run(['make', '-C', str(project / 'autograder'), f'PYTHON={sys.executable}', 'gradescope.zip'],
                    check=True, capture_output=True)
     with zipfile.ZipFile(project / 'autograder' / 'gradescope.zip') as file:
@@ -594,7 +575,7 @@ def test_gradescope_takes_the_zip_as_it_is(tmp_path):
             assert file.getinfo(name).external_attr >> 16 & stat.S_IXUSR
     (root / 'submission').mkdir()
     (root / 'results').mkdir()
-    loading = 'from scipy.io import loadmat\nassert loadmat("mnist_all.mat")\n'
+    loading = 'assert open("mnist_all.mat").read() == "data"\n'
     (root / 'submission' / 'hw7.tar').write_bytes(tree(('hw7/cnn_lenet.py', (loading + LOOPS).encode())))
     process = subprocess.run(['bash', str(root / 'source' / 'run_autograder')], capture_output=True, text=True,
                              env={**os.environ, 'AUTOGRADER_ROOT': str(root), 'PYTHON': sys.executable})
