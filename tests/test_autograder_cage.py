@@ -140,7 +140,9 @@ QUICK = {
         relu_forward="return {**input, 'data': np.zeros((2 ** 27, 1))}",
         inner_product_forward=FORGED_ANSWER + 'forge(json.dumps({"sizes": [2 ** 26] * 9, "result": 1}))',
         relu_backward=FORGED_ANSWER + 'forge("[" + "[]," * 20000000 + "[]]")')),
-    'forged answers': ('Q5 Q7', hostile(
+    'forged answers': ('Q2 Q3 Q5 Q7', hostile(
+        relu_forward=FORGED_ANSWER + 'forge(json.dumps({"sizes": [], "error": ""}))',
+        inner_product_forward=FORGED_ANSWER + 'forge(json.dumps({"sizes": [], "result": [["other", ""]] * 5}))',
         relu_backward=FORGED_ANSWER + (
             'forge(json.dumps({"sizes": [], "result": ["dict", [[["a"], 7]]], "changed": {"x": [[]]}}))'),
         sgd_momentum=FORGED_ANSWER + (
