@@ -119,7 +119,8 @@ WAYS = [Way(False, 1 / 30, True, False, 0),             # most photos
 def load_photo(path):
     """Read a picture file: (h, w, 3) float32 in 0..1, upright, and no side longer than LONGEST_SIDE.
 
-    Raises ValueError if it can't be read. What is transparent becomes the paper: white, or black beneath light ink.
+    Raises FileNotFoundError or ValueError if it can't be read. What is transparent becomes the paper: white, or black
+    beneath light ink.
     """
     if str(path).lower().endswith(('.heic', '.heif')):
         try:
@@ -144,6 +145,8 @@ def load_photo(path):
     except Image.DecompressionBombError:
         raise ValueError(f'{path}: more than {2 * Image.MAX_IMAGE_PIXELS // 10 ** 6} megapixels; make it smaller '
                          'first') from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{path}: no such file') from None
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f'{path}: not a picture that can be read ({error})') from None
     pixels = np.asarray(picture, np.float32) / 255

