@@ -405,7 +405,8 @@ def read_photo(photo, params, layers):
     greys = [to_grey(photo), to_grey(1 - photo)]
     if has_light_ink(photo):
         greys.reverse()
-    best, most, ink, seen = [], LEAST, None, []
+    best, most, seen = [], LEAST, []
+    page, most_of_page = None, LEAST                                   # the surest reading of more than three digits
     for way in WAYS:
         found = find_ink(greys[way.other], way)
         if any(np.array_equal(found[1] > 0, labels > 0) for _, labels, _ in seen):       # it would be read the same
@@ -415,15 +416,17 @@ def read_photo(photo, params, layers):
         num = sum(map(len, lines))
         sure -= 0.5 / num if way.other and num > 1 else 0                  # between light strokes are dark parts
         if sure > most:
-            best, most, ink = lines, sure, found
+            best, most = lines, sure
+        if sure > most_of_page and num > 3:
+            page, most_of_page = found, sure
         if most < ENOUGH and 1 < num < 4:
             lines, sure = read_ink(*found, params, layers, doubt=way.doubt + 0.2, single=True)
             if sure > most:
                 best, most = lines, sure
         if most > ENOUGH:
             return best
-    for turns in (1, 3, 2) if sum(map(len, best)) > 3 else ():         # few digits look like others from any side
-        lines, sure = read_ink(*ink, params, layers, doubt=0.4, turns=turns)
+    for turns in (1, 3, 2) if page else ():                            # few digits look like others from any side
+        lines, sure = read_ink(*page, params, layers, doubt=0.4, turns=turns)
         if sure > most:
             best, most = lines, sure
     return best
