@@ -108,7 +108,7 @@ def dry(ink):
 PAGES = {
     '20 pixels': lambda n: photograph(write(n, size=20)),
     '80 pixels': lambda n: photograph(write(n, size=80)),
-    'rising, gradient of light': lambda n: photograph(write(n, slope=-0.2), light=gradient),
+    'rising, gradient of light': lambda n: photograph(write(n, slope=-0.25, gap=0.8), light=gradient),
     'grain': lambda n: photograph(write(n, size=50), noise=0.08),
     'squared': lambda n: photograph(write(n), lines=squared),
     'pale red on yellow': lambda n: photograph(write(n), (0.9, 0.65, 0.5), paper=(0.9, 0.85, 0.5)),
