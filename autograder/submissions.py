@@ -60,7 +60,7 @@ class Submission:
 
     def __init__(self, path, functions, flags):
         self.path, self.files, self.functions, self.flags = path, handed_in(path), functions, flags
-        self.cage, self.printed, self.source, self.warning = None, False, None, None
+        self.mnist, self.cage, self.printed, self.source, self.warning = mnist(), None, False, None, None
 
     def begin(self, deadline):
         """Unpack and import the submission if that is not done. Raises archive.Refused, or Failure if it fails."""
@@ -70,7 +70,7 @@ class Submission:
         self.cage = cage.Cage(deadline, self.flags.memory, 10 * self.flags.timeout)
         try:
             answer, _ = self.cage.ask({'names': list(self.files), 'functions': self.functions}, deadline,
-                                      [mnist(), *self.files.values()])
+                                      [self.mnist, *self.files.values()])
         except cage.Failure as failure:
             answer = {'error': failure}
         if 'refused' in answer:
