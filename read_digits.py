@@ -18,7 +18,7 @@ import testLeNet  # which sets up BLAS, and so comes before NumPy
 
 # isort: split
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps  # Pillow, which matplotlib brings
+from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageShow  # Pillow, which matplotlib brings
 from scipy import ndimage
 
 from cnn_lenet import predict
@@ -98,7 +98,7 @@ def _area_means(n, m):
 # ---------------------------------------------------------------------------------------------------------------
 
 LONGEST_SIDE = 1600                     # of the copy of a photo that is read, in pixels
-LEAST, ENOUGH = 0.15, 0.85              # sureness of a reading that counts, and that needs no other
+ENOUGH = 0.9                            # sureness of a reading that needs no other
 EIGHT = np.ones((3, 3))                 # pixels are neighbours along the diagonal, too
 BLUE, ORANGE = '#0072B2', '#D55E00'     # Okabe and Ito's palette, safe for colour-blind readers
 
@@ -106,14 +106,12 @@ BLUE, ORANGE = '#0072B2', '#D55E00'     # Okabe and Ito's palette, safe for colo
 Digit = collections.namedtuple('Digit', 'box image probabilities')
 
 # Settings of the steps that read a photo. other: is the ink light where it seems dark, or dark where it seems light?
-# widest: strokes there may be, as a share of the photo's shorter side. edge: may digits touch the photo's edge?
-# ruled: are there lines to erase? doubt: how much surer a single digit that was found this way must be.
-Way = collections.namedtuple('Way', 'other widest edge ruled doubt')
-WAYS = [Way(False, 1 / 30, True, False, 0),             # most photos
-        Way(False, 1 / 6, True, False, 0.1),            # thick strokes that fill the picture
-        Way(False, 1 / 30, False, False, 0.3),          # a table or a shadow at the edge, darker than the ink
-        Way(False, 1 / 30, True, True, 0.4),            # ruled and squared paper
-        Way(True, 1 / 30, True, False, 0.2), Way(True, 1 / 6, True, False, 0.2)]
+# widest: strokes there may be, as a share of the photo's shorter side. ruled: are there lines to erase?
+# doubt: how much surer a reading that was found this way must be.
+Way = collections.namedtuple('Way', 'other widest ruled doubt')
+WAYS = [Way(False, 1 / 30, False, 0), Way(False, 1, False, 0.05),           # most photos; one digit that fills it
+        Way(False, 1 / 30, True, 0.25),                                      # ruled and squared paper
+        Way(True, 1 / 30, False, 0.1), Way(True, 1, False, 0)]
 
 
 def load_photo(path):
@@ -157,11 +155,11 @@ def load_photo(path):
     return colour * opaque + (1 - opaque) * (1 - light_ink)
 
 
-def has_light_ink(photo):
-    """Does the ink in a photo (h, w, 3) seem to be lighter than the paper?
+def lightness(photo):
+    """Does the ink in a photo (h, w, 3) seem to be lighter than the paper? Yes if positive, surely beyond 3 or -3.
 
-    Ink is what there is less of: so it is if the differences from the mean around each pixel have their tail on the
-    light side. Around means the whole photo, for thick strokes, down to a sixteenth, for writing on a sheet on a table.
+    Ink is what there is less of: so the differences from the mean around each pixel are skewed to its side. Around
+    means the whole photo, for thick strokes, down to a sixteenth, for writing on a sheet on a table.
     """
     step = max(1, min(photo.shape[:2]) // 100)
     few = photo[::step, ::step].mean(axis=2)
@@ -170,7 +168,7 @@ def has_light_ink(photo):
         mean_around = functools.partial(ndimage.uniform_filter, size=min(few.shape) // part + 1)
         difference = few - mean_around(few)
         skewness += np.mean(mean_around(difference ** 3) / (mean_around(difference ** 2) + 1e-4) ** 1.5)
-    return skewness > 0
+    return skewness
 
 
 def to_grey(photo):
@@ -191,30 +189,32 @@ def darkness(grey, width):
 
     Paper is what a closing leaves: of all squares that contain the pixel, the least of their brightest pixels. So
     strokes, which are narrower than a square, vanish, while the edge of a shadow stays as sharp as it is. The quotient
-    with the paper takes out light and shadow.
+    with the paper takes out light and shadow. Where strokes fill the photo, its brightest pixel is paper.
     """
     size = 2 * int(1.75 * width) + 5                                     # odd
     grey = ndimage.gaussian_filter(grey, np.clip(width / 6, 0.5, 3), truncate=3)                  # against noise
-    paper = ndimage.grey_closing(np.pad(grey, size, mode='symmetric'), (size, size))[size:-size, size:-size]
-    return (paper - grey) / np.maximum(paper, max(paper.max() / 2, 1e-3))      # the grain of a dark table stays faint
+    paper = grey.max()
+    if size <= min(grey.shape):
+        paper = ndimage.grey_closing(np.pad(grey, size, mode='symmetric'), (size, size))[size:-size, size:-size]
+    return (paper - grey) / np.maximum(paper, max(grey.max() / 2, 1e-3))       # the grain of a dark table stays faint
 
 
 def find_ink(grey, way):
     """Ink, and its connected parts, in a photo (h, w) of dark ink: (dark, labels, total) as of `ink_parts`.
 
-    The closing of `darkness` needs squares wider than strokes, but no wider than needed: the corners of shadows, where
-    they do not fit in, are taken for ink. So the first squares are for the widest strokes that can be, and the next for
-    the strokes that were found; only the last time every pixel counts, before every other one, for speed.
+    The squares of `darkness` must be wider than strokes, but no wider than needed: the corners of shadows, where they
+    do not fit in, are taken for ink. So the first squares are for the widest strokes that can be, and the next for the
+    strokes that were found; only the last time every pixel counts, before every other one, for speed.
     """
     width, step = min(grey.shape) * way.widest, 2 if min(grey.shape) > 200 else 1
     for _ in range(2):
-        _, labels, _ = ink_parts(grey[::step, ::step], width / step, way)
+        _, labels, _ = ink_parts(grey[::step, ::step], width / step, way.ruled)
         if labels.any():
             width = step * stroke_width(labels > 0)
-    return ink_parts(grey, width, way)
+    return ink_parts(grey, width, way.ruled)
 
 
-def ink_parts(grey, width, way):
+def ink_parts(grey, width, ruled):
     """Ink, and its connected parts: (dark, labels, total). grey, width: as of `darkness`.
 
     Returns the darkness (h, w), the number of the part that each pixel is in (h, w), 0 for none, and how much ink there
@@ -225,45 +225,31 @@ def ink_parts(grey, width, way):
     lighter, light = np.percentile(dark[::2, ::2], (10, 25))             # of paper, even where ink fills half a picture
     noise = (light - lighter) / 0.607                                    # its standard deviation
     dark -= light + 0.674 * noise
-    ink = dark > max(5 * noise, 0.06)
-    if not way.edge:
-        parts, _ = ndimage.label(ink, EIGHT)
-        ink &= ~np.isin(parts, along_the_edge(parts))
+    low = max(5 * noise, 0.06)
+    ink = without_frame(erase_lines(dark > low) if ruled else dark > low)
     level = np.average(dark[ink], weights=dark[ink] ** 2) if ink.any() else 1
     low = max(4 * noise, 0.25 * level, 0.06)
-    ink = erase_lines(dark > low) if way.ruled else dark > low
+    ink = without_frame(erase_lines(dark > low) if ruled else dark > low)
     labels, num = ndimage.label(ink, EIGHT)
     keep = np.zeros(num + 1, bool)
-    keep[labels[dark > max(1.75 * low, 0.6 * level)]] = True
-    keep[0] = False
-    keep &= ~cut_off(labels, keep, way)
-    if not way.edge:
-        ink = keep[labels]
+    keep[labels[ink & (dark > max(1.75 * low, 0.6 * level))]] = True
     return dark, ndimage.label(keep[labels], EIGHT)[0], dark[ink].sum()
 
 
-def along_the_edge(labels):
-    return np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
+def without_frame(ink):
+    """Ink (h, w) of bools without the parts that touch the photo's edge and are no digits.
 
-
-def cut_off(labels, keep, way):
-    """Which parts touch the photo's edge and are no digits: bools, one for each label.
-
-    keep  which labels are parts of ink
-
-    A digit is about as high as the other ones; if there are no others, nearly as high as the photo. What lies along the
-    edge, such as a table, is none, unless the photo is as narrow as a 1.
+    A digit is not much wider than high, and not much lower than the others. What lies along the edge, such as a table,
+    is none, unless the photo is as narrow as a 1.
     """
-    touching = np.bincount(along_the_edge(labels), minlength=len(keep))
-    places = ndimage.find_objects(labels)
-    heights = [places[i - 1][0].stop - places[i - 1][0].start for i in np.flatnonzero(keep & (touching == 0))]
-    usual = max(12, np.median([h for h in heights if h > 0.3 * max(heights)])) if heights else 0.7 * len(labels)
-    bad = np.zeros(len(keep), bool)
-    for i in np.flatnonzero(keep & (touching > 0)):
-        h, w = (side.stop - side.start for side in places[i - 1])
-        lies_along = touching[i] > 0.9 * (h + w) and not w > 0.6 * labels.shape[1] < 0.36 * labels.shape[0]
-        bad[i] = not way.edge or not 0.6 * usual < h < 1.5 * usual or w > 1.5 * h or lies_along
-    return bad
+    labels, num = ndimage.label(ink, EIGHT)
+    edge = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
+    touching = np.bincount(edge, minlength=num + 1)                                # how much of each part does
+    h, w = np.array([(0, 0)] + [[side.stop - side.start for side in place] for place in ndimage.find_objects(labels)]).T
+    inner = h[touching == 0]
+    usual = np.median(inner[inner > 0.3 * inner.max()]) if inner.any() else 0
+    along = touching > (0.9 if ink.shape[1] > 0.36 * ink.shape[0] else 2) * (h + w)
+    return ink & ~((touching > 0) & (along | (h < 0.6 * max(12, usual)) | (w > 1.5 * h)))[labels]
 
 
 def erase_lines(mask):
@@ -275,19 +261,14 @@ def erase_lines(mask):
     width = stroke_width(mask)
     run, gap, thick = (2 * int(times * width / 2) + 1 for times in (5, 2, 2))
     for _ in ('lines across', 'lines down'):
-        padded = np.pad(mask, ((0, 0), (run, run)), mode='edge')
-        runs = opened(~opened(~padded, gap, 1), run, 1)[:, run:-run]             # gaps are closed first
+        padded = np.pad(mask, ((0, 0), (run, run)), mode='edge').astype(np.uint8)
+        runs = ndimage.grey_opening(ndimage.grey_closing(padded, (1, gap)), (1, run))[:, run:-run]
         labels, _ = ndimage.label(runs, EIGHT)
         longest = min(40 * width, 0.95 * mask.shape[1])
         lines = np.array([False] + [x.stop - x.start > longest for _, x in ndimage.find_objects(labels)])[labels]
-        mask = (mask & (opened(mask, thick, 0) | ~ndimage.maximum_filter(lines, 3))).T
+        thicker = ndimage.grey_opening(mask.astype(np.uint8), (thick, 1)) > 0
+        mask = (mask & (thicker | ~ndimage.maximum_filter(lines, 3))).T
     return mask
-
-
-def opened(mask, length, axis):
-    """The runs of that odd length in a mask (h, w), along an axis: far faster than ndimage.binary_opening."""
-    least = ndimage.minimum_filter1d(mask.astype(np.uint8), length, axis)
-    return ndimage.maximum_filter1d(least, length, axis) > 0
 
 
 def join_parts(labels):
@@ -353,13 +334,15 @@ def cut(canvas, height, params, layers):
     and known far better.
     """
     h, w = ink_box(canvas).shape
-    wide = w > 1.3 * max(h, height)
-    whole = read_images([to_mnist(canvas)], params, layers).max() if w <= 2 * h else 0
-    if not wide and (w < 0.6 * h or whole > 0.8):
+    wide, tall = w > 1.3 * max(h, height), h > 1.6 * max(w, height)
+    whole = read_images([to_mnist(canvas)], params, layers).max() if max(h, w) <= 2 * min(h, w) or tall else 0
+    if not wide and (w < 0.6 * h and not tall or whole > 0.8):
         return [canvas]
-    most, least_height, sure = (2.5, 0.5, max(0.5, whole)) if wide else (1.6, 0.8, min(0.9, whole + 0.3))
+    most, least, sure = (2.5, 0.5, max(0.5, whole)) if wide else (1.6, 0.8, min(0.9, whole + 0.3))
     most *= stroke_width(canvas)
     rows, columns = np.ogrid[:canvas.shape[0], :canvas.shape[1]]
+    if tall:                                                          # two lines of writing that touch
+        h, w, rows, columns, least = w, h, columns, rows, 0.2
     cuts = []
     for slant in (-0.5, -0.25, 0, 0.25, 0.5):
         line = columns + np.round((rows - h / 2) * slant).astype(int)             # each pixel's line
@@ -367,11 +350,11 @@ def cut(canvas, height, params, layers):
         thinnest = (ink == ndimage.minimum_filter1d(ink, h // 4 + 1)) & (ink < most)
         for x in np.flatnonzero(thinnest):
             halves = canvas * (line < x), canvas * (line >= x)
-            if min(ink_box(half).shape[0] for half in halves) > least_height * h:
+            if min(ink_box(half).shape[int(tall)] for half in halves) > least * h:
                 cuts.append((ink[x], halves))
     best = [canvas]
     for _, halves in sorted(cuts, key=lambda pair: pair[0])[:4]:
-        judged = [to_mnist(half) for half in halves if ink_box(half).shape[1] < 1.3 * max(h, height)]
+        judged = [to_mnist(half) for half in halves if ink_box(half).shape[int(not tall)] < 1.3 * max(h, height)]
         surer = read_images(judged, params, layers).max(axis=1).min() if judged else 0.95
         if surer > sure:
             best, sure = halves, surer
@@ -399,51 +382,44 @@ def find_lines(boxes, height):
 def read_photo(photo, params, layers):
     """Find and read the digits of a photo (h, w, 3) in 0..1: a list of lines of writing, each a list of Digit.
 
-    The photo is read in several ways, until the net is sure; otherwise the surest reading counts. Two or three digits
-    may be the parts of one; where there are more, the photo may lie on its side.
+    The photo is read in several ways, until the net is sure; otherwise the surest reading counts. Where there are more
+    than three digits, the photo may lie on its side.
     """
-    greys = [to_grey(photo), to_grey(1 - photo)]
-    if has_light_ink(photo):
-        greys.reverse()
-    best, most, seen = [], LEAST, []
-    page, most_of_page = None, LEAST                                   # the surest reading of more than three digits
+    light = lightness(photo)
+    greys = [to_grey(photo), to_grey(1 - photo)][::-1 if light > 0 else 1]
+    best, most, seen = [], 0, []
+    page, most_of_page = None, 0                                       # the surest reading of more than three digits
     for way in WAYS:
         found = find_ink(greys[way.other], way)
         if any(np.array_equal(found[1] > 0, labels > 0) for _, labels, _ in seen):       # it would be read the same
             continue
         seen.append(found)
-        lines, sure = read_ink(*found, params, layers, doubt=way.doubt)
+        doubt = way.doubt + way.other * 0.3 * min(abs(light) / 3, 1)
+        lines, sure = read_ink(*found, params, layers)
         num = sum(map(len, lines))
-        sure -= 0.5 / num if way.other and num > 1 else 0                  # between light strokes are dark parts
+        sure -= doubt + (1 / num if way.other and num > 1 else 0)         # between light strokes are a few dark parts
         if sure > most:
             best, most = lines, sure
         if sure > most_of_page and num > 3:
-            page, most_of_page = found, sure
-        if most < ENOUGH and 1 < num < 4:
-            lines, sure = read_ink(*found, params, layers, doubt=way.doubt + 0.2, single=True)
-            if sure > most:
-                best, most = lines, sure
+            page, most_of_page = (found, doubt), sure
         if most > ENOUGH:
             return best
-    for turns in (1, 3, 2) if page else ():                            # few digits look like others from any side
-        lines, sure = read_ink(*page, params, layers, doubt=0.4, turns=turns)
+    for turns in (1, 3, 2) if page else ():
+        lines, sure = read_ink(*page[0], params, layers, turns)
+        sure -= page[1] + 0.1 + 0.8 / max(1, sum(map(len, lines)))     # few digits look like others from any side
         if sure > most:
             best, most = lines, sure
     return best
 
 
-def read_ink(dark, labels, total, params, layers, doubt=0, turns=0, single=False):
+def read_ink(dark, labels, total, params, layers, turns=0):
     """Read ink as found by `find_ink`: (lines as of `read_photo`, sureness).
 
-    doubt   taken from the sureness: all for a single digit, a third for many
-    turns   how many times the ink is turned to the left
-    single  is all ink taken as one digit, in as many parts as it has?
+    turns  how many times the ink is turned to the left
     """
     h, w = dark.shape
     rows, columns = (np.rot90(np.broadcast_to(i, (h, w)), turns) for i in np.ogrid[:h, :w])      # in the photo as it is
     dark, (labels, height) = np.rot90(dark, turns), join_parts(np.rot90(labels, turns))
-    if single:
-        labels = (labels > 0).astype(int)
     digits, boxes, inks = [], [], []
     for i, place in enumerate(ndimage.find_objects(labels), 1):
         if place is None:                                            # a label that was dropped or joined
@@ -453,7 +429,7 @@ def read_ink(dark, labels, total, params, layers, doubt=0, turns=0, single=False
         width, longest = stroke_width(canvas), max(ink_box(canvas).shape)
         if width > 0.36 * longest or canvas.sum() > 5.5 * width * longest:       # a blob or a grid, not writing
             continue
-        for part in [canvas] if single else cut(canvas, height, params, layers):
+        for part in cut(canvas, height, params, layers):
             inside = part > 0
             y, x = np.nonzero(inside)
             boxes.append(bounds(y + place[0].start, x + place[1].start))
@@ -464,7 +440,7 @@ def read_ink(dark, labels, total, params, layers, doubt=0, turns=0, single=False
     probabilities = read_images([digit.image for digit in digits], params, layers)
     digits = [digit._replace(probabilities=p) for digit, p in zip(digits, probabilities)]
     lines = [[digits[i] for i in line] for line in find_lines(np.array(boxes), height)]
-    return lines, sureness(digits, inks, total) - doubt * (1 / 3 + 2 / 3 / len(digits))
+    return lines, sureness(digits, inks, total, dark.shape)
 
 
 def bounds(y, x):
@@ -472,12 +448,19 @@ def bounds(y, x):
     return y.min(), y.max() + 1, x.min(), x.max() + 1
 
 
-def sureness(digits, inks, total):
+def sureness(digits, inks, total, shape):
     """How sure the net is of a reading, up to 1: the share of all ink that is in known digits, each times its
-    probability to the power of three, less what a few digits may be by chance. Any stroke looks like a 1."""
+    probability to the power of three, less what a few digits may be by chance. Any stroke looks like a 1; but a single
+    digit that fills the photo is hardly chance.
+
+    inks   how much ink each digit has, of the `total` of the photo
+    shape  of the photo
+    """
     known = np.array([digit.probabilities.max() ** 3 * (character(digit) != '?') for digit in digits])
     num = sum(known[[character(digit) != '1' for digit in digits]])
-    return np.dot(known, inks) / total - 0.35 / (1 + num)
+    top, bottom, left, right = digits[0].box
+    fills = max((bottom - top) / shape[0], (right - left) / shape[1]) if len(digits) == 1 else 0
+    return np.dot(known, inks) / total - 0.9 * (1 - fills) / (1 + num)
 
 
 def character(digit):
@@ -529,16 +512,10 @@ def main(argv=None):
     """Read photos."""
     flags = get_parser().parse_args(argv)
     with errors_in_one_line('read_digits.py'):
-        if flags.show:
-            try:
-                from vis_data import check_display  # not at the top: without matplotlib, a photo is read 0.9 s sooner
-            except ValueError as error:             # MPLBACKEND names no backend
-                raise ValueError(f'MPLBACKEND: {error}') from None
-            check_display('--show')
         params, layers, _ = load_model(flags.model)
     pictures = [print_reading(path, params, layers) for path in flags.photos]
-    if flags.show:
-        show(filter(None, pictures))
+    if flags.show and not all([ImageShow.show(picture) for picture in pictures if picture]):
+        sys.exit('read_digits.py: error: --show: no program that shows pictures was found')
     if None in pictures:
         sys.exit(1)
 
@@ -561,23 +538,13 @@ def print_reading(path, params, layers):
         print(f'read_digits.py: error: {testLeNet.one_line(error)}', file=sys.stderr)
 
 
-def show(pictures):
-    """Show pictures in a window each until all are closed."""
-    from matplotlib import pyplot
-
-    for picture in pictures:
-        pyplot.figure(figsize=(8, 8 * picture.height / picture.width)).add_axes((0, 0, 1, 1)).imshow(picture)
-        pyplot.axis('off')
-    pyplot.show()
-
-
 def get_parser():
     parser = argparse.ArgumentParser(
         prog='read_digits.py', description='Read photos of handwritten digits with a saved model.',
         epilog='The digits of a photo go to standard output, a line for each line of writing; ? is a digit whose best '
                'probability is below 0.5. Next to photo.jpg, photo-read.png shows what was read where.')
     parser.add_argument('photos', metavar='photo', nargs='+', help='a picture of digits on paper: JPEG, PNG and others')
-    parser.add_argument('--show', action='store_true', help='also show what was read where in a window')
+    parser.add_argument('--show', action='store_true', help='also show what was read where in a window of its own')
     parser.add_argument('--model', metavar='PATH', default='lenet.mat',
                         help='the model that python testLeNet.py saved (default: lenet.mat)')
     return parser
