@@ -10,6 +10,8 @@ import argparse
 import collections
 import functools
 import io
+import itertools
+import operator
 import os
 import sys
 import warnings
@@ -338,8 +340,8 @@ def cut(canvas, height, params, layers):
     whole = read_images([to_mnist(canvas)], params, layers).max() if max(h, w) <= 2 * min(h, w) or tall else 0
     if not wide and (w < 0.6 * h and not tall or whole > 0.8):
         return [canvas]
-    most, least, sure = (2.5, 0.5, max(0.5, whole)) if wide else (1.6, 0.8, min(0.9, whole + 0.3))
-    most *= stroke_width(canvas)
+    sure = max(0.5, whole) if wide else min(0.9, whole + 0.3)
+    most, least = 2.5 * stroke_width(canvas), 0.8
     rows, columns = np.ogrid[:canvas.shape[0], :canvas.shape[1]]
     if tall:                                                          # two lines of writing that touch
         h, w, rows, columns, least = w, h, columns, rows, 0.2
@@ -347,13 +349,12 @@ def cut(canvas, height, params, layers):
     for slant in (-0.5, -0.25, 0, 0.25, 0.5):
         line = columns + np.round((rows - h / 2) * slant).astype(int)             # each pixel's line
         ink = ndimage.uniform_filter1d(np.bincount(line.clip(0, w).ravel(), canvas.ravel()), 3)
-        thinnest = (ink == ndimage.minimum_filter1d(ink, h // 4 + 1)) & (ink < most)
-        for x in np.flatnonzero(thinnest):
-            halves = canvas * (line < x), canvas * (line >= x)
-            if min(ink_box(half).shape[int(tall)] for half in halves) > least * h:
-                cuts.append((ink[x], halves))
+        lowest = (ink == ndimage.minimum_filter1d(ink, h // 4 + 1)) & (np.diff(ink, prepend=np.inf) < 0)
+        cuts += [(ink[x], x, line) for x in np.flatnonzero(lowest & (ink < most))]
+    pairs = ((canvas * (line < x), canvas * (line >= x)) for _, x, line in sorted(cuts, key=operator.itemgetter(0)))
+    pairs = (halves for halves in pairs if min(ink_box(half).shape[int(tall)] for half in halves) > least * h)
     best = [canvas]
-    for _, halves in sorted(cuts, key=lambda pair: pair[0])[:4]:
+    for halves in itertools.islice(pairs, 4):
         judged = [to_mnist(half) for half in halves if ink_box(half).shape[int(not tall)] < 1.3 * max(h, height)]
         surer = read_images(judged, params, layers).max(axis=1).min() if judged else 0.95
         if surer > sure:
@@ -371,7 +372,7 @@ def find_lines(boxes, height):
 
     def agreement(slope):
         level = y - slope * x
-        return np.exp(-(np.subtract.outer(level, level) / (0.4 * height)) ** 2).sum() - abs(slope)   # or the flattest
+        return np.exp(-(np.subtract.outer(level, level) / (0.4 * height)) ** 2).sum() - 10 * abs(slope)
 
     level = y - max(np.linspace(-0.3, 0.3, 61), key=agreement) * x
     order = np.argsort(level)
