@@ -341,7 +341,7 @@ def cut(canvas, height, params, layers):
     if not wide and (w < 0.6 * h and not tall or whole > 0.8):
         return [canvas]
     sure = max(0.5, whole) if wide else min(0.9, whole + 0.3)
-    most, least = 2.5 * stroke_width(canvas), 0.8
+    most, least = 2.5 * stroke_width(canvas), 0.5 if wide else 0.8
     rows, columns = np.ogrid[:canvas.shape[0], :canvas.shape[1]]
     if tall:                                                          # two lines of writing that touch
         h, w, rows, columns, least = w, h, columns, rows, 0.2
@@ -407,7 +407,7 @@ def read_photo(photo, params, layers):
             return best
     for turns in (1, 3, 2) if page else ():
         lines, sure = read_ink(*page[0], params, layers, turns)
-        sure -= page[1] + 0.1 + 0.8 / max(1, sum(map(len, lines)))     # few digits look like others from any side
+        sure -= page[1] + 1 / max(1, sum(map(len, lines)))             # few digits look like others from any side
         if sure > most:
             best, most = lines, sure
     return best
