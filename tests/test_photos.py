@@ -111,6 +111,7 @@ PAGES = {
     'rising, gradient of light': lambda n: photograph(write(n, slope=-0.25, gap=0.8), light=gradient),
     'grain': lambda n: photograph(write(n, size=50), noise=0.08),
     'squared': lambda n: photograph(write(n), lines=squared),
+    'pencil on bold lines': lambda n: photograph(write(n), (0.5, 0.5, 0.5), lines=lambda y, x: 1.2 * ruled(y, x)),
     'pale red on yellow': lambda n: photograph(write(n), (0.9, 0.65, 0.5), paper=(0.9, 0.85, 0.5)),
     'pencil': lambda n: photograph(write(n), (0.6, 0.6, 0.6)),
     'light on dark': lambda n: 1 - photograph(write(n)),
@@ -174,8 +175,17 @@ def test_one_digit_drawn_with_any_pen_is_read(margin):
     assert sum(right) >= 6
 
 
-def test_strokes_that_fill_much_of_the_picture_are_ink():
-    assert text(read(drawn(7, 0.25, 3))) == '7'
+@pytest.mark.parametrize('light', [False, True])
+def test_strokes_that_fill_much_of_the_picture_are_ink(light):
+    photo = drawn(7, 0.25, 3)
+    assert text(read(1 - photo if light else photo)) == '7'
+
+
+@pytest.mark.parametrize('light', [False, True])
+def test_a_1_nearly_as_wide_as_the_picture_is_read(light):
+    photo = np.ones((300, 30, 3))
+    photo[30:270, 6:24] = 0
+    assert text(read(1 - photo if light else photo)) == '1'
 
 
 def test_a_picture_that_one_digit_fills_is_read_as_one_digit():
@@ -200,6 +210,16 @@ def test_digits_that_touch_are_cut():
     numbers = np.flatnonzero(np.isin(mnist(True)[5], (3, 5, 6)))[[2, 3, 4, 5]]
     photo = photograph(write(numbers, size=60, gap=-0.35))                       # the upper two touch
     assert [len(line) for line in read(photo)] == [2, 2]
+
+
+def test_digits_above_one_another_that_touch_are_cut():
+    numbers = choose(8, seed=4)
+    ink = write(numbers)
+    moved = np.zeros_like(ink)
+    moved[:, 134:178] = np.roll(ink[:, 134:178] * (np.arange(len(ink)) > 100)[:, None], -41, axis=0)
+    ink[100:, 134:178] = 0                                                       # the second digit of the lower line
+    lines = read(photograph(np.maximum(ink, moved)))
+    assert sorted(text(lines).replace('\n', '')) == sorted(map(str, mnist(True)[5][numbers]))
 
 
 def test_a_loose_bar_belongs_to_its_digit_and_specks_to_none():
