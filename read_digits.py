@@ -100,7 +100,7 @@ def _area_means(n, m):
 # ---------------------------------------------------------------------------------------------------------------
 
 LONGEST_SIDE = 1600                     # of the copy of a photo that is read, in pixels
-ENOUGH = 0.9                            # sureness of a reading that needs no other
+LEAST, ENOUGH = -0.3, 0.9               # sureness of a reading that counts, and that needs no other
 EIGHT = np.ones((3, 3))                 # pixels are neighbours along the diagonal, too
 BLUE, ORANGE = '#0072B2', '#D55E00'     # Okabe and Ito's palette, safe for colour-blind readers
 
@@ -279,8 +279,8 @@ def join_parts(labels):
 
     labels  as of `ink_parts`
 
-    Specks and what is far larger than the other parts are dropped. A part less than half as high as digits are belongs
-    to the nearest large one, if that is near: so does the loose bar of a 5.
+    Specks are dropped. A part less than half as high as digits are belongs to the nearest large one, if that is near:
+    so does the loose bar of a 5.
     """
     if not labels.any():
         return labels, 0
@@ -288,7 +288,7 @@ def join_parts(labels):
     top, bottom, left, right = np.array([(y.start, y.stop, x.start, x.stop) for y, x in places]).T
     h, w = bottom - top, right - left
     height = np.median(h[labels[labels > 0] - 1])                    # of the part that a pixel of ink is in
-    fits = (np.maximum(h, w) > 0.15 * height) & (h < 3 * height) & (w < 6 * height) & (height >= 12)    # less is noise
+    fits = (np.maximum(h, w) > 0.15 * height) & (height >= 12)                # less is noise
     large = np.flatnonzero(fits & (h >= height / 2))
     digit = np.zeros(len(h) + 1, int)                                # the new label for each old one
     digit[large + 1] = large + 1
@@ -296,7 +296,6 @@ def join_parts(labels):
         h_of_both = np.maximum(bottom[i], bottom[large]) - np.minimum(top[i], top[large])
         w_of_both = np.maximum(right[i], right[large]) - np.minimum(left[i], left[large])
         gap = np.maximum(h_of_both - h[i] - h[large], w_of_both - w[i] - w[large])
-        gap[h_of_both > 1.4 * np.maximum(height, h[large])] = height         # too high for one digit
         if gap.min(initial=height) < 0.2 * height:
             digit[i + 1] = large[gap.argmin()] + 1
     return digit[labels], height
@@ -330,15 +329,15 @@ def cut(canvas, height, params, layers):
     canvas  (h, w) ink in 0..1
     height  of the photo's digits, in pixels
 
-    A canvas that is wide, or that the net does not know, is cut along a straight line, upright or slanted, through
-    little ink: the one whose halves the net is surest of, if it is surer of both than of the whole. Halves may be cut
-    again; those too wide to be judged count as 0.95. If the canvas is not wide, both must be nearly as high as it is,
-    and known far better.
+    What the net does not know, and is not narrow, is cut along a straight line, upright or slanted, or level if it is
+    tall, through little ink: the one whose halves the net is surest of, if it is surer of both than of the whole.
+    Halves may be cut again; those too wide to be judged count as 0.95. If the canvas is not wide, both must be known
+    far better, and be nearly as high as it is.
     """
     h, w = ink_box(canvas).shape
     wide, tall = w > 1.3 * max(h, height), h > 1.6 * max(w, height)
     whole = read_images([to_mnist(canvas)], params, layers).max() if max(h, w) <= 2 * min(h, w) or tall else 0
-    if not wide and (w < 0.6 * h and not tall or whole > 0.8):
+    if whole > 0.7 or w < 0.6 * h and not tall:
         return [canvas]
     sure = max(0.5, whole) if wide else min(0.9, whole + 0.3)
     most, least = 2.5 * stroke_width(canvas), 0.5 if wide else 0.8
@@ -388,8 +387,8 @@ def read_photo(photo, params, layers):
     """
     light = lightness(photo)
     greys = [to_grey(photo), to_grey(1 - photo)][::-1 if light > 0 else 1]
-    best, most, seen = [], 0, []
-    page, most_of_page = None, 0                                       # the surest reading of more than three digits
+    best, most, seen = [], LEAST, []
+    page, most_of_page = None, LEAST                                   # the surest reading of more than three digits
     for way in WAYS:
         found = find_ink(greys[way.other], way)
         if any(np.array_equal(found[1] > 0, labels > 0) for _, labels, _ in seen):       # it would be read the same
@@ -528,7 +527,7 @@ def print_reading(path, params, layers):
         photo = load_photo(path)
         lines = read_photo(photo, params, layers)
         if not lines:
-            raise ValueError(f'{path}: no digits found; expected ink on paper, in even light')
+            raise ValueError(f'{path}: no digits found; expected ink on paper, and digits that do not touch')
         for line in lines:
             print(''.join(map(character, line)), flush=True)
         picture, file = draw_reading(photo, lines), io.BytesIO()
