@@ -11,7 +11,6 @@ import collections
 import functools
 import io
 import itertools
-import operator
 import os
 import sys
 import warnings
@@ -288,7 +287,7 @@ def join_parts(labels):
     top, bottom, left, right = np.array([(y.start, y.stop, x.start, x.stop) for y, x in places]).T
     h, w = bottom - top, right - left
     height = np.median(h[labels[labels > 0] - 1])                    # of the part that a pixel of ink is in
-    fits = (np.maximum(h, w) > 0.15 * height) & (height >= 12)                # less is noise
+    fits = (np.maximum(h, w) > 0.15 * height) & (height >= 12)       # less is noise
     large = np.flatnonzero(fits & (h >= height / 2))
     digit = np.zeros(len(h) + 1, int)                                # the new label for each old one
     digit[large + 1] = large + 1
@@ -350,7 +349,7 @@ def cut(canvas, height, params, layers):
         ink = ndimage.uniform_filter1d(np.bincount(line.clip(0, w).ravel(), canvas.ravel()), 3)
         lowest = (ink == ndimage.minimum_filter1d(ink, h // 4 + 1)) & (np.diff(ink, prepend=np.inf) < 0)
         cuts += [(ink[x], x, line) for x in np.flatnonzero(lowest & (ink < most))]
-    pairs = ((canvas * (line < x), canvas * (line >= x)) for _, x, line in sorted(cuts, key=operator.itemgetter(0)))
+    pairs = ((canvas * (line < x), canvas * (line >= x)) for _, x, line in sorted(cuts, key=lambda cut: cut[0]))
     pairs = (halves for halves in pairs if min(ink_box(half).shape[int(tall)] for half in halves) > least * h)
     best = [canvas]
     for halves in itertools.islice(pairs, 4):
@@ -387,29 +386,26 @@ def read_photo(photo, params, layers):
     """
     light = lightness(photo)
     greys = [to_grey(photo), to_grey(1 - photo)][::-1 if light > 0 else 1]
-    best, most, seen = [], LEAST, []
-    page, most_of_page = None, LEAST                                   # the surest reading of more than three digits
+    readings = [(LEAST, [], None, 0)]                                  # sureness, lines, ink, doubt
     for way in WAYS:
         found = find_ink(greys[way.other], way)
-        if any(np.array_equal(found[1] > 0, labels > 0) for _, labels, _ in seen):       # it would be read the same
+        if any(ink and np.array_equal(found[1] > 0, ink[1] > 0) for *_, ink, _ in readings):     # it was read before
             continue
-        seen.append(found)
-        doubt = way.doubt + way.other * 0.3 * min(abs(light) / 3, 1)
         lines, sure = read_ink(*found, params, layers)
         num = sum(map(len, lines))
+        doubt = way.doubt + way.other * 0.3 * min(abs(light) / 3, 1)
         sure -= doubt + (1 / num if way.other and num > 1 else 0)         # between light strokes are a few dark parts
-        if sure > most:
-            best, most = lines, sure
-        if sure > most_of_page and num > 3:
-            page, most_of_page = (found, doubt), sure
-        if most > ENOUGH:
-            return best
-    for turns in (1, 3, 2) if page else ():
-        lines, sure = read_ink(*page[0], params, layers, turns)
-        sure -= page[1] + 1 / max(1, sum(map(len, lines)))             # few digits look like others from any side
-        if sure > most:
-            best, most = lines, sure
-    return best
+        readings.append((sure, lines, found, doubt))
+        if sure > ENOUGH:
+            return lines
+    pages = [reading for reading in readings if sum(map(len, reading[1])) > 3]
+    if pages:
+        *_, found, doubt = max(pages, key=lambda page: page[0])
+        for turns in (1, 3, 2):
+            lines, sure = read_ink(*found, params, layers, turns)
+            sure -= doubt + 1 / max(1, sum(map(len, lines)))              # few digits look like others from any side
+            readings.append((sure, lines, None, 0))
+    return max(readings, key=lambda reading: reading[0])[1]
 
 
 def read_ink(dark, labels, total, params, layers, turns=0):
