@@ -230,11 +230,12 @@ def ink_parts(grey, width, ruled):
     ink = without_frame(erase_lines(dark > low) if ruled else dark > low)
     level = np.average(dark[ink], weights=dark[ink] ** 2) if ink.any() else 1
     low = max(4 * noise, 0.25 * level, 0.06)
-    ink = without_frame(erase_lines(dark > low) if ruled else dark > low)
+    all_ink = erase_lines(dark > low) if ruled else dark > low
+    ink = without_frame(all_ink)
     labels, num = ndimage.label(ink, EIGHT)
     keep = np.zeros(num + 1, bool)
     keep[labels[ink & (dark > max(1.75 * low, 0.6 * level))]] = True
-    return dark, ndimage.label(keep[labels], EIGHT)[0], dark[ink].sum()
+    return dark, ndimage.label(keep[labels], EIGHT)[0], dark[all_ink].sum()
 
 
 def without_frame(ink):
@@ -278,8 +279,8 @@ def join_parts(labels):
 
     labels  as of `ink_parts`
 
-    Specks are dropped. A part less than half as high as digits are belongs to the nearest large one, if that is near:
-    so does the loose bar of a 5.
+    Specks and what is far larger than the other parts are dropped. A part less than half as high as digits are belongs
+    to the nearest large one, if that is near: so does the loose bar of a 5.
     """
     if not labels.any():
         return labels, 0
@@ -287,7 +288,7 @@ def join_parts(labels):
     top, bottom, left, right = np.array([(y.start, y.stop, x.start, x.stop) for y, x in places]).T
     h, w = bottom - top, right - left
     height = np.median(h[labels[labels > 0] - 1])                    # of the part that a pixel of ink is in
-    fits = (np.maximum(h, w) > 0.15 * height) & (height >= 12)       # less is noise
+    fits = (np.maximum(h, w) > 0.15 * height) & (h < 3 * height) & (w < 6 * height) & (height >= 12)    # less is noise
     large = np.flatnonzero(fits & (h >= height / 2))
     digit = np.zeros(len(h) + 1, int)                                # the new label for each old one
     digit[large + 1] = large + 1
