@@ -99,7 +99,7 @@ def _area_means(n, m):
 # ---------------------------------------------------------------------------------------------------------------
 
 LONGEST_SIDE = 1600                     # of the copy of a photo that is read, in pixels
-LEAST, ENOUGH = -0.3, 0.9               # sureness of a reading that counts, and that needs no other
+LEAST, ENOUGH = -0.3, 0.9               # sureness of a reading that may count, and that needs no other
 EIGHT = np.ones((3, 3))                 # pixels are neighbours along the diagonal, too
 BLUE, ORANGE = '#0072B2', '#D55E00'     # Okabe and Ito's palette, safe for colour-blind readers
 
@@ -382,8 +382,8 @@ def find_lines(boxes, height):
 def read_photo(photo, params, layers):
     """Find and read the digits of a photo (h, w, 3) in 0..1: a list of lines of writing, each a list of Digit.
 
-    The photo is read in several ways, until the net is sure; otherwise the surest reading counts. Where there are more
-    than three digits, the photo may lie on its side.
+    The photo is read in several ways, until the net is sure; otherwise the surest reading counts, be it that there is
+    nothing, of sureness 0. Where there are more than three digits, the photo may lie on its side.
     """
     light = lightness(photo)
     greys = [to_grey(photo), to_grey(1 - photo)][::-1 if light > 0 else 1]
