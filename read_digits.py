@@ -226,11 +226,14 @@ def ink_parts(grey, width, ruled):
     lighter, light = np.percentile(dark[::2, ::2], (10, 25))             # of paper, even where ink fills half a picture
     noise = (light - lighter) / 0.607                                    # its standard deviation
     dark -= light + 0.674 * noise
-    low = max(5 * noise, 0.06)
-    ink = without_frame(erase_lines(dark > low) if ruled else dark > low)
+
+    def darker(low):
+        return erase_lines(dark > low) if ruled else dark > low
+
+    ink = without_frame(darker(max(5 * noise, 0.06)))
     level = np.average(dark[ink], weights=dark[ink] ** 2) if ink.any() else 1
     low = max(4 * noise, 0.25 * level, 0.06)
-    all_ink = erase_lines(dark > low) if ruled else dark > low
+    all_ink = darker(low)
     ink = without_frame(all_ink)
     labels, num = ndimage.label(ink, EIGHT)
     keep = np.zeros(num + 1, bool)
@@ -336,8 +339,10 @@ def cut(canvas, height, params, layers):
     """
     h, w = ink_box(canvas).shape
     wide, tall = w > 1.3 * max(h, height), h > 1.6 * max(w, height)
-    whole = read_images([to_mnist(canvas)], params, layers).max() if max(h, w) <= 2 * min(h, w) or tall else 0
-    if whole > 0.7 or w < 0.6 * h and not tall:
+    if w < 0.6 * h and not tall:
+        return [canvas]
+    whole = read_images([to_mnist(canvas)], params, layers).max() if w <= 2 * h else 0
+    if whole > 0.7:
         return [canvas]
     sure = max(0.5, whole) if wide else min(0.9, whole + 0.3)
     most, least = 2.5 * stroke_width(canvas), 0.5 if wide else 0.8
