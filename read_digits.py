@@ -9,21 +9,22 @@ The model is lenet.mat, which python testLeNet.py makes; --model PATH takes anot
 import argparse
 import collections
 import functools
+import importlib.util
 import io
 import itertools
 import os
 import sys
 import warnings
 
-import testLeNet  # which sets up BLAS, and so comes before NumPy
+from testLeNet import errors_in_one_line, load_model, one_line, write_whole  # sets up BLAS, and so is before NumPy
 
 # isort: split
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps  # Pillow, which matplotlib brings
 from scipy import ndimage
 
 from cnn_lenet import predict
-from testLeNet import errors_in_one_line, load_model, write_whole
 
 # ---------------------------------------------------------------------------------------------------------------
 # The image that the net gets
@@ -31,20 +32,18 @@ from testLeNet import errors_in_one_line, load_model, write_whole
 
 
 def to_mnist(canvas):
-    """Make a drawing into an image as MNIST's authors made theirs.
+    """Make a drawing into an image as MNIST's authors made theirs: (28, 28) pixels in 0..1.
 
     canvas  (height, width) of any size: 0 where nothing is drawn, up to 1 where there is ink
 
-    Returns (28, 28) pixels in 0..1. Strokes far thinner or thicker than any of MNIST are brought to a usual width. The
-    drawing's bounding box is scaled to fit 20 x 20, with its proportions; every pixel is the mean of the area that it
-    covers, which makes the edges grey; then the whole is moved so that its centre of mass comes to the middle of the
-    image, by whole pixels. An empty canvas gives an empty image.
-    Source: LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, 1998,
-    section III A, and the MNIST page. The middle is pixel (14, 14), as in all of MNIST, to within half a pixel.
+    Strokes far thinner or thicker than MNIST's are brought to a usual width. The drawing's bounding box is scaled to
+    fit 20 x 20, with its proportions; then the whole is moved so that its centre of mass comes to the middle of the
+    image, pixel (14, 14), by whole pixels. An empty canvas gives an empty image.
+    Source: LeCun et al., Gradient-based learning applied to document recognition, 1998, section III A; the MNIST page.
     """
     if not canvas.any():
         return np.zeros((28, 28), np.float32)
-    digit = _scaled(with_usual_strokes(ink_box(canvas)), 20)
+    digit = scaled(with_usual_strokes(ink_box(canvas)), 20)
     room = 28 - np.array(digit.shape)
     top, left = np.clip(np.round(14 - np.array(ndimage.center_of_mass(digit))).astype(int), 0, room)
     return np.pad(digit, ((top, room[0] - top), (left, room[1] - left))).astype(np.float32)
@@ -59,19 +58,16 @@ def with_usual_strokes(box):
     if 1.3 <= width <= 4.5:
         return box
     pixel = max(6, max(box.shape) / 20)                             # of MNIST's, in pixels of `inked`
-    inked = np.pad(_scaled(box, round(20 * pixel)) > 0.5, round(2 * pixel))
-    if not inked.any():
-        return box
+    large = scaled(box, round(20 * pixel))
+    inked = np.pad(large > large.max() / 2, round(2 * pixel))
     outside = ndimage.distance_transform_edt(~inked) - ndimage.distance_transform_edt(inked)      # of the outline
-    wanted = pixel * (2.2 if width < 1.3 else 3)
-    return ink_box(np.clip(0.5 + (wanted - stroke_width(inked)) / 2 - outside, 0, 1))
+    return ink_box(np.clip(0.5 + (2.4 * pixel - stroke_width(inked)) / 2 - outside, 0, 1))
 
 
 def stroke_width(ink):
-    """How wide the strokes of ink (h, w) in 0..1 are, in pixels: twice the area over the length of the outline, which
-    is the sum of the gradient's magnitude."""
+    """How wide strokes are, in pixels, by their ink (h, w): twice the area over the outline's length."""
     ink = np.pad(np.asarray(ink, np.float32), 1)
-    outline = np.hypot(np.diff(ink, axis=0, append=0), np.diff(ink, axis=1, append=0)).sum()
+    outline = np.hypot(np.diff(ink, axis=0, append=0), np.diff(ink, axis=1, append=0)).sum()      # of the gradient
     return 2 * ink.sum() / max(outline, 1e-9)
 
 
@@ -81,17 +77,13 @@ def ink_box(canvas):
     return canvas[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1] if len(rows) else canvas[:0, :0]
 
 
-def _scaled(box, longest):
+def scaled(box, longest):
     """Scale an image (h, w) so that its longer side has so many pixels, each the mean of the area that it covers."""
-    h, w = (max(1, round(longest * side / max(box.shape))) for side in box.shape)
-    return _area_means(box.shape[0], h) @ box @ _area_means(box.shape[1], w).T
-
-
-def _area_means(n, m):
-    """The matrix (m, n) that scales n pixels to m: row i holds how much of new pixel i each old one covers."""
-    edges = np.linspace(0, n, m + 1)
-    before = np.clip(edges[:, None] - np.arange(n), 0, 1)          # how much of each old pixel is before each edge
-    return np.diff(before, axis=0) * m / n
+    for n, m in zip(box.shape, [max(1, round(longest * side / max(box.shape))) for side in box.shape]):
+        edges = np.linspace(0, n, m + 1)                            # of the m new pixels in place of n
+        before = np.clip(edges[:, None] - np.arange(n), 0, 1)       # how much of each old pixel is before each edge
+        box = (np.diff(before, axis=0) @ box * m / n).T
+    return box
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -106,9 +98,8 @@ BLUE, ORANGE = '#0072B2', '#D55E00'     # Okabe and Ito's palette, safe for colo
 # box: (top, bottom, left, right) in pixels of the photo; image: (28, 28) as the net got it; probabilities: (10,)
 Digit = collections.namedtuple('Digit', 'box image probabilities')
 
-# Settings of the steps that read a photo. other: is the ink light where it seems dark, or dark where it seems light?
-# widest: strokes there may be, as a share of the photo's shorter side. ruled: are there lines to erase?
-# doubt: how much surer a reading that was found this way must be.
+# other: is the ink light where it seems dark, or dark where it seems light? widest: strokes there may be, as a share of
+# the photo's shorter side. ruled: are there lines to erase? doubt: how much surer a reading found this way must be.
 Way = collections.namedtuple('Way', 'other widest ruled doubt')
 WAYS = [Way(False, 1 / 30, False, 0), Way(False, 1, False, 0.05),           # most photos; one digit that fills it
         Way(False, 1 / 30, True, 0.25),                                      # ruled and squared paper
@@ -121,18 +112,11 @@ def load_photo(path):
     Raises FileNotFoundError or ValueError if it can't be read. What is transparent becomes the paper: white, or black
     beneath light ink.
     """
-    if str(path).lower().endswith(('.heic', '.heif')):
-        try:
-            from pillow_heif import register_heif_opener
-        except ImportError:
-            raise ValueError(f'{path}: HEIC, which Pillow does not read; export the photo as JPEG, or '
-                             'pip install pillow-heif') from None
-        register_heif_opener()
+    advice = '; export it as JPEG, or pip install pillow-heif' if str(path).lower().endswith(('.heic', '.heif')) else ''
+    if advice and importlib.util.find_spec('pillow_heif'):
+        importlib.import_module('pillow_heif').register_heif_opener()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-            picture = Image.open(path)
-        with picture:
+        with Image.open(path) as picture:
             scale = LONGEST_SIDE / max(picture.size)
             picture.draft(None, [int(scale * side) for side in picture.size])   # a large JPEG is decoded at half size
             picture = ImageOps.exif_transpose(picture)
@@ -141,17 +125,14 @@ def load_photo(path):
                 picture = Image.fromarray((grey * (255 / max(grey.max(), 1))).astype(np.uint8))
             picture = picture.convert('RGBA')
             picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
-    except Image.DecompressionBombError:
-        raise ValueError(f'{path}: more than {2 * Image.MAX_IMAGE_PIXELS // 10 ** 6} megapixels; make it smaller '
-                         'first') from None
     except FileNotFoundError:
         raise FileNotFoundError(f'{path}: no such file') from None
+    except Image.DecompressionBombError:
+        raise ValueError(f'{path}: over {2 * Image.MAX_IMAGE_PIXELS // 10 ** 6} megapixels; make it smaller') from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f'{path}: not a picture that can be read ({error})') from None
+        raise ValueError(f'{path}: not a picture that can be read ({error}){advice}') from None
     pixels = np.asarray(picture, np.float32) / 255
     colour, opaque = pixels[..., :3], pixels[..., 3:]
-    if opaque.all():
-        return colour
     light_ink = np.sum(colour * opaque) > 0.5 * 3 * np.sum(opaque)
     return colour * opaque + (1 - opaque) * (1 - light_ink)
 
@@ -165,32 +146,25 @@ def lightness(photo):
     step = max(1, min(photo.shape[:2]) // 100)
     few = photo[::step, ::step].mean(axis=2)
     skewness = 0
-    for part in (1, 2, 4, 8, 16):
-        mean_around = functools.partial(ndimage.uniform_filter, size=min(few.shape) // part + 1)
-        difference = few - mean_around(few)
-        skewness += np.mean(mean_around(difference ** 3) / (mean_around(difference ** 2) + 1e-4) ** 1.5)
+    for size in [min(few.shape) // part + 1 for part in (1, 2, 4, 8, 16)]:
+        difference = few - ndimage.uniform_filter(few, size)
+        square, cube = (ndimage.uniform_filter(difference ** power, size) for power in (2, 3))
+        skewness += np.mean(cube / (square + 1e-4) ** 1.5)
     return skewness
 
 
 def to_grey(photo):
-    """Make a photo (h, w, 3) one without colour: (h, w), in which dark ink is dark.
-
-    Of red, green and blue, each in proportion to its mean, the least is taken, since ink of any colour swallows at
-    least one of them.
-    """
-    red, green, blue = np.moveaxis(photo / (photo.mean(axis=0).mean(axis=0) + 1e-6), 2, 0)
-    return np.minimum(np.minimum(red, green), blue)    # 0.1 s faster than min(axis=2) of a large photo
+    """Make a photo (h, w, 3) one without colour: (h, w). Of red, green and blue, each in proportion to its mean, the
+    least is taken, since ink of any colour swallows at least one of them."""
+    return functools.reduce(np.minimum, np.moveaxis(photo / (photo.mean(axis=0).mean(axis=0) + 1e-6), 2, 0))
 
 
 def darkness(grey, width):
-    """How much darker every pixel is than the paper beneath: (h, w), 0 for paper, 1 for black on white.
-
-    grey   (h, w) brightness, at least 0
-    width  of strokes, in pixels
+    """How much darker every pixel of `grey` (h, w) is than the paper beneath: 0 for paper, 1 for black on white.
 
     Paper is what a closing leaves: of all squares that contain the pixel, the least of their brightest pixels. So
-    strokes, which are narrower than a square, vanish, while the edge of a shadow stays as sharp as it is. The quotient
-    with the paper takes out light and shadow. Where strokes fill the photo, its brightest pixel is paper.
+    strokes, `width` pixels wide, narrower than a square, vanish, while a shadow's edge stays sharp. The quotient with
+    the paper takes out light and shadow. Where strokes fill the photo, its brightest pixel is paper.
     """
     size = 2 * int(1.75 * width) + 5                                     # odd
     grey = ndimage.gaussian_filter(grey, np.clip(width / 6, 0.5, 3), truncate=3)                  # against noise
@@ -201,11 +175,11 @@ def darkness(grey, width):
 
 
 def find_ink(grey, way):
-    """Ink, and its connected parts, in a photo (h, w) of dark ink: (dark, labels, total) as of `ink_parts`.
+    """Ink, and its connected parts, in a photo (h, w) of dark ink: as of `ink_parts`.
 
     The squares of `darkness` must be wider than strokes, but no wider than needed: the corners of shadows, where they
-    do not fit in, are taken for ink. So the first squares are for the widest strokes that can be, and the next for the
-    strokes that were found; only the last time every pixel counts, before every other one, for speed.
+    do not fit in, are taken for ink. So the strokes are measured twice, the widest that can be at first, and with
+    every other pixel, for speed.
     """
     width, step = min(grey.shape) * way.widest, 2 if min(grey.shape) > 200 else 1
     for _ in range(2):
@@ -216,7 +190,7 @@ def find_ink(grey, way):
 
 
 def ink_parts(grey, width, ruled):
-    """Ink, and its connected parts: (dark, labels, total). grey, width: as of `darkness`.
+    """Ink, and its connected parts. grey, width: as of `darkness`. ruled: are there lines to erase?
 
     Returns the darkness (h, w), the number of the part that each pixel is in (h, w), 0 for none, and how much ink there
     is, also of what is no part. Ink is what stands out from noise and is at least a quarter as dark as the ink of this
@@ -226,48 +200,35 @@ def ink_parts(grey, width, ruled):
     lighter, light = np.percentile(dark[::2, ::2], (10, 25))             # of paper, even where ink fills half a picture
     noise = (light - lighter) / 0.607                                    # its standard deviation
     dark -= light + 0.674 * noise
-
-    def darker(low):
-        return erase_lines(dark > low) if ruled else dark > low
-
-    ink = without_frame(darker(max(5 * noise, 0.06)))
-    level = np.average(dark[ink], weights=dark[ink] ** 2) if ink.any() else 1
-    low = max(4 * noise, 0.25 * level, 0.06)
-    all_ink = darker(low)
-    ink = without_frame(all_ink)
-    labels, num = ndimage.label(ink, EIGHT)
-    keep = np.zeros(num + 1, bool)
-    keep[labels[ink & (dark > max(1.75 * low, 0.6 * level))]] = True
-    return dark, ndimage.label(keep[labels], EIGHT)[0], dark[all_ink].sum()
+    low = max(5 * noise, 0.06)
+    for _ in ('all ink', 'what is dark enough'):
+        all_ink = erase_lines(dark > low) if ruled else dark > low
+        ink = without_frame(all_ink)
+        level = np.average(dark[ink], weights=dark[ink] ** 2) if ink.any() else 1
+        low = max(4 * noise, 0.25 * level, 0.06)
+    core = ink & (dark > max(1.75 * low, 0.6 * level))
+    return dark, ndimage.label(ndimage.binary_propagation(core, EIGHT, ink), EIGHT)[0], dark[all_ink].sum()
 
 
 def without_frame(ink):
-    """Ink (h, w) of bools without the parts that touch the photo's edge and are no digits.
-
-    A digit is not much wider than high, and not much lower than the others. What lies along the edge, such as a table,
-    is none, unless the photo is as narrow as a 1.
-    """
+    """Ink (h, w) of bools without what is no digit at the photo's edge: what lies along it, such as a table, unless the
+    photo is as narrow as a 1, and what is wider than digits are."""
     labels, num = ndimage.label(ink, EIGHT)
     edge = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
     touching = np.bincount(edge, minlength=num + 1)                                # how much of each part does
     h, w = np.array([(0, 0)] + [[side.stop - side.start for side in place] for place in ndimage.find_objects(labels)]).T
-    inner = h[touching == 0]
-    usual = np.median(inner[inner > 0.3 * inner.max()]) if inner.any() else 0
     along = touching > (0.9 if ink.shape[1] > 0.36 * ink.shape[0] else 2) * (h + w)
-    return ink & ~((touching > 0) & (along | (h < 0.6 * max(12, usual)) | (w > 1.5 * h)))[labels]
+    return ink & ~((touching > 0) & (along | (w > 1.5 * h)))[labels]
 
 
 def erase_lines(mask):
-    """Ink (h, w) of bools without the lines of ruled or squared paper.
-
-    A line is a chain of flat runs that is forty times as long as strokes are wide, or crosses the whole photo. What
-    crosses it, and so is thicker than it there, stays.
-    """
+    """Ink (h, w) of bools without the lines of ruled or squared paper: chains of flat runs that are forty times as long
+    as strokes are wide, or cross the whole photo. What crosses a line, and so is thicker than it there, stays."""
     width = stroke_width(mask)
-    run, gap, thick = (2 * int(times * width / 2) + 1 for times in (5, 2, 2))
+    run, thick = (2 * int(times * width / 2) + 1 for times in (5, 2))
     for _ in ('lines across', 'lines down'):
         padded = np.pad(mask, ((0, 0), (run, run)), mode='edge').astype(np.uint8)
-        runs = ndimage.grey_opening(ndimage.grey_closing(padded, (1, gap)), (1, run))[:, run:-run]
+        runs = ndimage.grey_opening(padded, (1, run))[:, run:-run]
         labels, _ = ndimage.label(runs, EIGHT)
         longest = min(40 * width, 0.95 * mask.shape[1])
         lines = np.array([False] + [x.stop - x.start > longest for _, x in ndimage.find_objects(labels)])[labels]
@@ -277,10 +238,8 @@ def erase_lines(mask):
 
 
 def join_parts(labels):
-    """Join the parts of ink that make one digit: (labels, height), with one label for all of them, and how high digits
-    are, in pixels.
-
-    labels  as of `ink_parts`
+    """Join the parts of ink that make one digit: (labels, height), as of `ink_parts`, with one label for all of them,
+    and how high digits are, in pixels.
 
     Specks and what is far larger than the other parts are dropped. A part less than half as high as digits are belongs
     to the nearest large one, if that is near: so does the loose bar of a 5.
@@ -291,46 +250,26 @@ def join_parts(labels):
     top, bottom, left, right = np.array([(y.start, y.stop, x.start, x.stop) for y, x in places]).T
     h, w = bottom - top, right - left
     height = np.median(h[labels[labels > 0] - 1])                    # of the part that a pixel of ink is in
-    fits = (np.maximum(h, w) > 0.15 * height) & (h < 3 * height) & (w < 6 * height) & (height >= 12)    # less is noise
-    large = np.flatnonzero(fits & (h >= height / 2))
+    fits = (np.maximum(h, w) > 0.15 * height) & (np.maximum(h, w) < 6 * height) & (height >= 12)        # less is noise
+    high = np.flatnonzero(fits & (h >= height / 2))
     digit = np.zeros(len(h) + 1, int)                                # the new label for each old one
-    digit[large + 1] = large + 1
+    digit[high + 1] = np.arange(len(high)) + 1
     for i in np.flatnonzero(fits & (h < height / 2)):
-        h_of_both = np.maximum(bottom[i], bottom[large]) - np.minimum(top[i], top[large])
-        w_of_both = np.maximum(right[i], right[large]) - np.minimum(left[i], left[large])
-        gap = np.maximum(h_of_both - h[i] - h[large], w_of_both - w[i] - w[large])
+        gap = np.max([top[i] - bottom[high], top[high] - bottom[i], left[i] - right[high], left[high] - right[i]], 0)
         if gap.min(initial=height) < 0.2 * height:
-            digit[i + 1] = large[gap.argmin()] + 1
+            digit[i + 1] = gap.argmin() + 1
     return digit[labels], height
-
-
-def cut_out(dark, part):
-    """A digit's ink in 0..1, given the darkness (h, w) and which pixels are ink of it.
-
-    Ink as dark as most of the digit is 1, so that a faint pencil counts as much as a marker.
-    """
-    canvas = np.clip(dark / np.percentile(dark[part], 75), 0, 1) * ndimage.binary_dilation(part, EIGHT)
-    return np.where(canvas > 0.15, canvas, 0)
 
 
 def read_images(images, params, layers):
     """Probabilities (n, 10) of the classes for a list of n images (28, 28): the mean over the images as they are, and
-    slanted and turned a little, which leaves the net unsure of what is no digit."""
-    images = np.asarray(images, np.float32)
-    several = [images]
-    for slant in (-0.2, 0.2):
-        matrix = [[1, 0, 0], [0, 1, 0], [0, slant, 1]]
-        several.append(ndimage.affine_transform(images, matrix, (0, 0, -13.5 * slant), order=1))
-        several.append(ndimage.rotate(images, 50 * slant, axes=(2, 1), reshape=False, order=1))
-    probabilities = predict(params, layers, np.reshape(several, (-1, 784)).T).T
-    return probabilities.reshape(len(several), -1, 10).mean(axis=0)
+    turned a little, which leaves the net unsure of what is no digit."""
+    turned = [ndimage.rotate(images, angle, axes=(2, 1), reshape=False, order=1) for angle in (-10, 0, 10)]
+    return predict(params, layers, np.reshape(turned, (-1, 784)).T).T.reshape(3, -1, 10).mean(axis=0)
 
 
 def cut(canvas, height, params, layers):
-    """Cut digits that touch: a list of canvases (h, w), each with the ink of one digit.
-
-    canvas  (h, w) ink in 0..1
-    height  of the photo's digits, in pixels
+    """Cut digits that touch, `height` pixels high: a list of canvases (h, w), each with the ink in 0..1 of one digit.
 
     What the net does not know, and is not narrow, is cut along a straight line, upright or slanted, or level if it is
     tall, through little ink: the one whose halves the net is surest of, if it is surer of both than of the whole.
@@ -338,41 +277,40 @@ def cut(canvas, height, params, layers):
     far better, and be nearly as high as it is.
     """
     h, w = ink_box(canvas).shape
-    wide, tall = w > 1.3 * max(h, height), h > 1.6 * max(w, height)
+    wide, tall = w > 1.3 * max(h, height), h > 1.6 * max(w, height)               # tall: two lines of writing touch
     if w < 0.6 * h and not tall:
         return [canvas]
     whole = read_images([to_mnist(canvas)], params, layers).max() if w <= 2 * h else 0
     if whole > 0.7:
         return [canvas]
-    sure = max(0.5, whole) if wide else min(0.9, whole + 0.3)
-    most, least = 2.5 * stroke_width(canvas), 0.5 if wide else 0.8
-    rows, columns = np.ogrid[:canvas.shape[0], :canvas.shape[1]]
-    if tall:                                                          # two lines of writing that touch
-        h, w, rows, columns, least = w, h, columns, rows, 0.2
+    sure, least = (max(0.5, whole), 0.5) if wide else (min(0.9, whole + 0.3), 0.2 if tall else 0.8)
+    rows, columns = np.indices(canvas.shape)
+    slanted = [columns + np.round((rows - h / 2) * slant).astype(int) for slant in (-0.5, -0.25, 0, 0.25, 0.5)]
     cuts = []
-    for slant in (-0.5, -0.25, 0, 0.25, 0.5):
-        line = columns + np.round((rows - h / 2) * slant).astype(int)             # each pixel's line
-        ink = ndimage.uniform_filter1d(np.bincount(line.clip(0, w).ravel(), canvas.ravel()), 3)
+    for line in [rows] if tall else slanted:                                      # the number of each pixel's line
+        ink = ndimage.uniform_filter1d(np.bincount(line.clip(0, max(h, w)).ravel(), canvas.ravel()), 3)
         lowest = (ink == ndimage.minimum_filter1d(ink, h // 4 + 1)) & (np.diff(ink, prepend=np.inf) < 0)
-        cuts += [(ink[x], x, line) for x in np.flatnonzero(lowest & (ink < most))]
+        cuts += [(ink[x], x, line) for x in np.flatnonzero(lowest & (ink < 2.5 * stroke_width(canvas)))]
     pairs = ((canvas * (line < x), canvas * (line >= x)) for _, x, line in sorted(cuts, key=lambda cut: cut[0]))
-    pairs = (halves for halves in pairs if min(ink_box(half).shape[int(tall)] for half in halves) > least * h)
+    pairs = (halves for halves in pairs if min(len(ink_box(half)) for half in halves) > least * h)
     best = [canvas]
     for halves in itertools.islice(pairs, 4):
-        judged = [to_mnist(half) for half in halves if ink_box(half).shape[int(not tall)] < 1.3 * max(h, height)]
+        judged = [to_mnist(half) for half in halves if ink_box(half).shape[1] < 1.3 * max(h, height)]
         surer = read_images(judged, params, layers).max(axis=1).min() if judged else 0.95
         if surer > sure:
             best, sure = halves, surer
     return best if len(best) == 1 else [part for half in best for part in cut(half, height, params, layers)]
 
 
-def find_lines(boxes, height):
+def find_lines(boxes, height, turns=0):
     """Lines of writing, from top to bottom: lists of indices into boxes (n, 4), each from left to right.
 
     All lines are taken to slope the same way: by what brings the most digits to the same heights. A new line begins
-    where two heights that follow one another are 0.4 digits apart.
+    where two heights that follow one another are 0.4 digits apart. turns: as of `read_ink`
     """
     y, x = boxes[:, :2].mean(axis=1), boxes[:, 2:].mean(axis=1)
+    for _ in range(turns):
+        y, x = -x, y
 
     def agreement(slope):
         level = y - slope * x
@@ -388,80 +326,62 @@ def read_photo(photo, params, layers):
     """Find and read the digits of a photo (h, w, 3) in 0..1: a list of lines of writing, each a list of Digit.
 
     The photo is read in several ways, until the net is sure; otherwise the surest reading counts, be it that there is
-    nothing, of sureness 0. Where there are more than three digits, the photo may lie on its side.
+    nothing, of sureness LEAST. Where there are more than three digits, the photo may lie on its side.
     """
     light = lightness(photo)
     greys = [to_grey(photo), to_grey(1 - photo)][::-1 if light > 0 else 1]
-    readings = [(LEAST, [], None, 0)]                                  # sureness, lines, ink, doubt
+    readings = []                                                      # sureness, lines, ink, doubt
     for way in WAYS:
         found = find_ink(greys[way.other], way)
-        if any(ink and np.array_equal(found[1] > 0, ink[1] > 0) for *_, ink, _ in readings):     # it was read before
-            continue
-        lines, sure = read_ink(*found, params, layers)
-        num = sum(map(len, lines))
         doubt = way.doubt + way.other * 0.3 * min(abs(light) / 3, 1)
-        sure -= doubt + (1 / num if way.other and num > 1 else 0)         # between light strokes are a few dark parts
-        readings.append((sure, lines, found, doubt))
-        if sure > ENOUGH:
+        lines, sure = read_ink(*found, params, layers, way.other)
+        readings.append((sure - doubt, lines, found, doubt))
+        if sure - doubt > ENOUGH:
             return lines
-    pages = [reading for reading in readings if sum(map(len, reading[1])) > 3]
-    if pages:
-        *_, found, doubt = max(pages, key=lambda page: page[0])
+    page = max(readings, key=lambda reading: (sum(map(len, reading[1])) > 3, reading[0]))
+    if sum(map(len, page[1])) > 3:
         for turns in (1, 3, 2):
-            lines, sure = read_ink(*found, params, layers, turns)
-            sure -= doubt + 1 / max(1, sum(map(len, lines)))              # few digits look like others from any side
-            readings.append((sure, lines, None, 0))
-    return max(readings, key=lambda reading: reading[0])[1]
+            lines, sure = read_ink(*page[2], params, layers, True, turns)
+            readings.append((sure - page[3], lines, *page[2:]))
+    sure, lines, *_ = max(readings, key=lambda reading: reading[0])
+    return lines if sure > LEAST else []
 
 
-def read_ink(dark, labels, total, params, layers, turns=0):
-    """Read ink as found by `find_ink`: (lines as of `read_photo`, sureness).
-
-    turns  how many times the ink is turned to the left
-    """
-    h, w = dark.shape
-    rows, columns = (np.rot90(np.broadcast_to(i, (h, w)), turns) for i in np.ogrid[:h, :w])      # in the photo as it is
-    dark, (labels, height) = np.rot90(dark, turns), join_parts(np.rot90(labels, turns))
-    digits, boxes, inks = [], [], []
-    for i, place in enumerate(ndimage.find_objects(labels), 1):
-        if place is None:                                            # a label that was dropped or joined
-            continue
-        place = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in place)
-        canvas = cut_out(dark[place], labels[place] == i)
+def read_ink(dark, labels, total, params, layers, unusual=False, turns=0):
+    """Read ink as found by `find_ink`, turned to the left so many times: (lines as of `read_photo`, sureness). Of what
+    is unusual, ink from another side or the gaps between what seems to be ink, a few parts often look like digits."""
+    shape = dark.shape
+    rows, columns = (np.rot90(np.broadcast_to(i, shape), turns) for i in np.ogrid[:shape[0], :shape[1]])
+    labels, height = join_parts(np.rot90(labels, turns))
+    dark = np.rot90(dark, turns)
+    boxes, images, inks = [], [], []
+    for i, place in enumerate(ndimage.find_objects(ndimage.grey_dilation(labels, (3, 3))), 1):
+        ink = labels[place] == i
+        canvas = np.clip(dark[place] / np.percentile(dark[place][ink], 75), 0, 1) * ndimage.binary_dilation(ink, EIGHT)
+        canvas[canvas < 0.15] = 0
         width, longest = stroke_width(canvas), max(ink_box(canvas).shape)
         if width > 0.36 * longest or canvas.sum() > 5.5 * width * longest:       # a blob or a grid, not writing
             continue
         for part in cut(canvas, height, params, layers):
-            inside = part > 0
-            y, x = np.nonzero(inside)
-            boxes.append(bounds(y + place[0].start, x + place[1].start))
-            digits.append(Digit(bounds(rows[place][inside], columns[place][inside]), to_mnist(part), None))
-            inks.append(dark[place][(labels[place] > 0) & inside].sum())
-    if not digits:
+            y, x = rows[place][part > 0], columns[place][part > 0]
+            boxes.append((y.min(), y.max() + 1, x.min(), x.max() + 1))
+            images.append(to_mnist(part))
+            inks.append(dark[place][ink & (part > 0)].sum())
+    if not boxes:
         return [], 0
-    probabilities = read_images([digit.image for digit in digits], params, layers)
-    digits = [digit._replace(probabilities=p) for digit, p in zip(digits, probabilities)]
-    lines = [[digits[i] for i in line] for line in find_lines(np.array(boxes), height)]
-    return lines, sureness(digits, inks, total, dark.shape)
-
-
-def bounds(y, x):
-    """The box (top, bottom, left, right) of pixels."""
-    return y.min(), y.max() + 1, x.min(), x.max() + 1
+    digits = [Digit(*digit) for digit in zip(boxes, images, read_images(images, params, layers))]
+    lines = [[digits[i] for i in line] for line in find_lines(np.array(boxes), height, turns)]
+    return lines, sureness(digits, inks, total, shape) - (1 / len(digits) if unusual and len(digits) > 1 else 0)
 
 
 def sureness(digits, inks, total, shape):
-    """How sure the net is of a reading, up to 1: the share of all ink that is in known digits, each times its
+    """How sure the net is of a reading, up to 1: the share of the `total` ink that is in known digits, each times its
     probability to the power of three, less what a few digits may be by chance. Any stroke looks like a 1; but a single
-    digit that fills the photo is hardly chance.
-
-    inks   how much ink each digit has, of the `total` of the photo
-    shape  of the photo
+    digit that fills the photo, of this shape, is hardly chance. inks: how much ink each digit has.
     """
     known = np.array([digit.probabilities.max() ** 3 * (character(digit) != '?') for digit in digits])
     num = sum(known[[character(digit) != '1' for digit in digits]])
-    top, bottom, left, right = digits[0].box
-    fills = max((bottom - top) / shape[0], (right - left) / shape[1]) if len(digits) == 1 else 0
+    fills = max(np.diff(digits[0].box)[::2] / shape) if len(digits) == 1 else 0           # its height or its width
     return np.dot(known, inks) / total - 0.9 * (1 - fills) / (1 + num)
 
 
@@ -473,10 +393,8 @@ def character(digit):
 
 
 def draw_reading(photo, lines):
-    """Show what was read where: a Pillow image of the photo (h, w, 3) in 0..1 and, below it, what the net was given.
-
-    lines  as `read_photo` returns them
-    """
+    """Show what was read where: a Pillow image of the photo (h, w, 3) in 0..1 with boxes around the digits of the lines
+    (as of `read_photo`) and, below it, what the net was given."""
     longest, margin = max(map(len, lines)), 32
     cell = max(30, 1200 // max(12, longest))
     width = max(1200, cell * longest)
@@ -486,10 +404,7 @@ def draw_reading(photo, lines):
     picture = Image.new('RGB', (width, lower + len(lines) * (cell + margin)), 'white')
     picture.paste(upper, (0, margin))
     draw = ImageDraw.Draw(picture)
-    try:
-        font = ImageFont.load_default(28)
-    except TypeError:                                                # Pillow before 10.1 has a small one only
-        font = ImageFont.load_default()
+    font = ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'), 28)
     draw.text((8, -2), 'probability: blue at least 0.9, orange at least 0.5, black less', 'black', font)
     draw.text((8, lower - margin - 2), 'what the net was given, 28 x 28 pixels each', 'black', font)
     for row, line in enumerate(lines):
@@ -513,24 +428,24 @@ def draw_reading(photo, lines):
 def main(argv=None):
     """Read photos."""
     flags = get_parser().parse_args(argv)
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)    # of 90 megapixels, which are read well
     with errors_in_one_line('read_digits.py'):
         if flags.show:
-            try:
-                from vis_data import check_display  # not at the top: without matplotlib, a photo is read 0.9 s sooner
-            except ValueError as error:             # MPLBACKEND names no backend
-                raise ValueError(f'MPLBACKEND: {error}') from None
+            from vis_data import check_display, pyplot  # not at the top: without them, a photo is read 0.8 s sooner
             check_display('--show')
         params, layers, _ = load_model(flags.model)
     pictures = [print_reading(path, params, layers) for path in flags.photos]
     if flags.show:
-        show(filter(None, pictures))
+        for picture in filter(None, pictures):
+            pyplot.figure(figsize=(8, 8 * picture.height / picture.width)).add_axes((0, 0, 1, 1)).imshow(picture)
+            pyplot.axis('off')
+        pyplot.show()
     if None in pictures:
         sys.exit(1)
 
 
 def print_reading(path, params, layers):
-    """Print the digits of a photo, and write the picture of its reading, which is returned. If this fails, print an
-    error and return None, so that the next photo can be read."""
+    """Print the digits of a photo, save the picture of its reading and return it; or print an error and return None."""
     try:
         photo = load_photo(path)
         lines = read_photo(photo, params, layers)
@@ -543,17 +458,7 @@ def print_reading(path, params, layers):
         write_whole(f'{os.path.splitext(path)[0]}-read.png', file.getvalue())
         return picture
     except (OSError, ValueError) as error:
-        print(f'read_digits.py: error: {testLeNet.one_line(error)}', file=sys.stderr)
-
-
-def show(pictures):
-    """Show pictures in a window each until all are closed."""
-    from matplotlib import pyplot
-
-    for picture in pictures:
-        pyplot.figure(figsize=(8, 8 * picture.height / picture.width)).add_axes((0, 0, 1, 1)).imshow(picture)
-        pyplot.axis('off')
-    pyplot.show()
+        print(f'read_digits.py: error: {one_line(error)}', file=sys.stderr)
 
 
 def get_parser():
@@ -563,8 +468,7 @@ def get_parser():
                'probability is below 0.5. Next to photo.jpg, photo-read.png shows what was read where.')
     parser.add_argument('photos', metavar='photo', nargs='+', help='a picture of digits on paper: JPEG, PNG and others')
     parser.add_argument('--show', action='store_true', help='also show what was read where in a window')
-    parser.add_argument('--model', metavar='PATH', default='lenet.mat',
-                        help='the model that python testLeNet.py saved (default: lenet.mat)')
+    parser.add_argument('--model', metavar='PATH', default='lenet.mat', help='the saved model (default: lenet.mat)')
     return parser
 
 

@@ -357,6 +357,7 @@ def test_digits_go_to_standard_output_and_a_picture_beside_each_photo_that_can_b
 
 def test_heic_without_its_reader_is_one_line_of_advice(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    (tmp_path / 'a.HEIC').write_bytes(b'    ftypheic')
     with pytest.raises(ValueError, match='a.HEIC: .*export .* JPEG.*pip install pillow-heif'):
         load_photo(tmp_path / 'a.HEIC')
 
