@@ -277,13 +277,13 @@ def cut(canvas, height, params, layers):
     far better, and be nearly as high as it is.
     """
     h, w = ink_box(canvas).shape
-    wide, tall = w > 1.3 * max(h, height), h > 1.6 * max(w, height)               # tall: two lines of writing touch
+    wide, tall = w > 1.3 * max(h, height), h > 1.8 * max(w, height)               # tall: two lines of writing touch
     if w < 0.6 * h and not tall:
         return [canvas]
-    whole = read_images([to_mnist(canvas)], params, layers).max() if w <= 2 * h else 0
+    whole = read_images([to_mnist(canvas)], params, layers).max() if w <= 2 * h and not tall else 0
     if whole > 0.7:
         return [canvas]
-    sure, least = (max(0.5, whole), 0.5) if wide else (min(0.9, whole + 0.3), 0.2 if tall else 0.8)
+    sure, least = (max(0.5, whole), 0.5) if wide else (0.7, 0.2) if tall else (min(0.9, whole + 0.3), 0.8)
     rows, columns = np.indices(canvas.shape)
     slanted = [columns + np.round((rows - h / 2) * slant).astype(int) for slant in (-0.5, -0.25, 0, 0.25, 0.5)]
     cuts = []
@@ -362,11 +362,12 @@ def read_ink(dark, labels, total, params, layers, unusual=False, turns=0):
         width, longest = stroke_width(canvas), max(ink_box(canvas).shape)
         if width > 0.36 * longest or canvas.sum() > 5.5 * width * longest:       # a blob or a grid, not writing
             continue
-        for part in cut(canvas, height, params, layers):
+        parts = cut(canvas, height, params, layers)
+        for part in parts:
             y, x = rows[place][part > 0], columns[place][part > 0]
             boxes.append((y.min(), y.max() + 1, x.min(), x.max() + 1))
             images.append(to_mnist(part))
-            inks.append(dark[place][ink & (part > 0)].sum())
+            inks.append(dark[place][ink & (part > 0)].sum() * (1 if len(parts) == 1 else 0.8))
     if not boxes:
         return [], 0
     digits = [Digit(*digit) for digit in zip(boxes, images, read_images(images, params, layers))]
