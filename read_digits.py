@@ -271,19 +271,19 @@ def read_images(images, params, layers):
 def cut(canvas, height, params, layers):
     """Cut digits that touch, `height` pixels high: a list of canvases (h, w), each with the ink in 0..1 of one digit.
 
-    What the net does not know, and is not narrow, is cut along a straight line, upright or slanted, or level if it is
-    tall, through little ink: the one whose halves the net is surest of, if it is surer of both than of the whole.
-    Halves may be cut again; those too wide to be judged count as 0.95. If the canvas is not wide, both must be known
-    far better, and be nearly as high as it is.
+    What the net does not know, and is not narrow, is cut along a straight line, upright or slanted, through little ink;
+    what is nearly two digits high, level. Of the cuts, the one whose halves the net is surest of is made, if it is
+    surer of both than of the whole. Halves may be cut again; those too wide to be judged count as 0.95. If the canvas
+    is not wide, both must be known far better, and be nearly as high as it is.
     """
     h, w = ink_box(canvas).shape
-    wide, tall = w > 1.3 * max(h, height), h > 1.8 * max(w, height)               # tall: two lines of writing touch
+    wide, tall = w > 1.3 * max(h, height), h > 1.8 * max(w, height)               # tall: two lines touch
     if w < 0.6 * h and not tall:
         return [canvas]
     whole = read_images([to_mnist(canvas)], params, layers).max() if w <= 2 * h and not tall else 0
     if whole > 0.7:
         return [canvas]
-    sure, least = (max(0.5, whole), 0.5) if wide else (0.7, 0.2) if tall else (min(0.9, whole + 0.3), 0.8)
+    sure, least = (max(0.5, whole), 0.5) if wide else (0.7, 0.2) if tall else (min(0.95, whole + 0.4), 0.8)
     rows, columns = np.indices(canvas.shape)
     slanted = [columns + np.round((rows - h / 2) * slant).astype(int) for slant in (-0.5, -0.25, 0, 0.25, 0.5)]
     cuts = []
