@@ -222,6 +222,13 @@ def test_digits_above_one_another_that_touch_are_cut():
     assert [len(line) for line in read(photograph(np.maximum(ink, moved)))] == [4, 1, 3]
 
 
+def test_what_is_two_digits_high_is_two_even_where_the_net_takes_it_for_one():
+    """Two 1s, the second of which begins where the first, at the end of a line, ends."""
+    ink = write(choose(8, seed=5))
+    ink[48:87, -60:-54] = ink[87:89, -59:-56] = ink[89:128, -60:-54] = 1
+    assert [len(line) for line in read(photograph(ink))] == [5, 1, 4]
+
+
 def test_of_digits_cut_off_by_the_edge_little_is_left_out_and_much_is_read():
     """The upper line is 40 pixels high, from 48 on."""
     ink = write(choose(8, seed=5))
