@@ -19,7 +19,6 @@ import warnings
 from testLeNet import errors_in_one_line, load_model, one_line, write_whole  # sets up BLAS, and so is before NumPy
 
 # isort: split
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps  # Pillow, which matplotlib brings
 from scipy import ndimage
@@ -121,8 +120,7 @@ def load_photo(path):
             picture.draft(None, [int(scale * side) for side in picture.size])   # a large JPEG is decoded at half size
             picture = ImageOps.exif_transpose(picture)
             if picture.mode[0] in 'IF':                             # 16 bit, which Pillow would cut off at 8
-                grey = np.asarray(picture, np.float32)
-                picture = Image.fromarray((grey * (255 / max(grey.max(), 1))).astype(np.uint8))
+                picture = Image.fromarray(np.uint8(255.0 * np.asarray(picture) / max(1, picture.getextrema()[1])))
             picture = picture.convert('RGBA')
             picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
     except FileNotFoundError:
@@ -330,7 +328,7 @@ def read_photo(photo, params, layers):
     """
     light = lightness(photo)
     greys = [to_grey(photo), to_grey(1 - photo)][::-1 if light > 0 else 1]
-    readings = []                                                      # sureness, lines, ink, doubt
+    readings = [(LEAST, [])]                                           # sureness, lines, ink, doubt
     for way in WAYS:
         found = find_ink(greys[way.other], way)
         doubt = way.doubt + way.other * 0.3 * min(abs(light) / 3, 1)
@@ -343,8 +341,7 @@ def read_photo(photo, params, layers):
         for turns in (1, 3, 2):
             lines, sure = read_ink(*page[2], params, layers, True, turns)
             readings.append((sure - page[3], lines, *page[2:]))
-    sure, lines, *_ = max(readings, key=lambda reading: reading[0])
-    return lines if sure > LEAST else []
+    return max(readings, key=lambda reading: reading[0])[1]
 
 
 def read_ink(dark, labels, total, params, layers, unusual=False, turns=0):
@@ -405,7 +402,10 @@ def draw_reading(photo, lines):
     picture = Image.new('RGB', (width, lower + len(lines) * (cell + margin)), 'white')
     picture.paste(upper, (0, margin))
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'), 28)
+    try:
+        font = ImageFont.load_default(28)
+    except TypeError:                                                # Pillow before 10.1 has a small one only
+        font = ImageFont.load_default()
     draw.text((8, -2), 'probability: blue at least 0.9, orange at least 0.5, black less', 'black', font)
     draw.text((8, lower - margin - 2), 'what the net was given, 28 x 28 pixels each', 'black', font)
     for row, line in enumerate(lines):
