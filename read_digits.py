@@ -281,7 +281,7 @@ def cut(canvas, height, params, layers):
     whole = read_images([to_mnist(canvas)], params, layers).max() if w <= 2 * h and not tall else 0
     if whole > 0.7:
         return [canvas]
-    sure, least = (max(0.5, whole), 0.5) if wide else (0.7, 0.2) if tall else (min(0.95, whole + 0.4), 0.8)
+    sure, least = (max(0.5, whole), 0.5) if wide else (0.7, 0.2) if tall else (min(0.95, whole + 0.4), 0.9)
     rows, columns = np.indices(canvas.shape)
     slanted = [columns + np.round((rows - h / 2) * slant).astype(int) for slant in (-0.5, -0.25, 0, 0.25, 0.5)]
     cuts = []
