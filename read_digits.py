@@ -116,8 +116,7 @@ def load_photo(path):
         importlib.import_module('pillow_heif').register_heif_opener()
     try:
         with Image.open(path) as picture:
-            scale = LONGEST_SIDE / max(picture.size)
-            picture.draft(None, [int(scale * side) for side in picture.size])   # a large JPEG is decoded at half size
+            picture.draft(None, [LONGEST_SIDE * side // max(picture.size) for side in picture.size])  # JPEG: half size
             picture = ImageOps.exif_transpose(picture)
             if picture.mode[0] in 'IF':                             # 16 bit, which Pillow would cut off at 8
                 picture = Image.fromarray(np.uint8(255.0 * np.asarray(picture) / max(1, picture.getextrema()[1])))
@@ -129,8 +128,9 @@ def load_photo(path):
         raise ValueError(f'{path}: over {2 * Image.MAX_IMAGE_PIXELS // 10 ** 6} megapixels; make it smaller') from None
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f'{path}: not a picture that can be read ({error}){advice}') from None
-    pixels = np.asarray(picture, np.float32) / 255
-    colour, opaque = pixels[..., :3], pixels[..., 3:]
+    colour, opaque = np.split(np.asarray(picture, np.float32) / 255, [3], axis=2)
+    if opaque.all():
+        return colour
     light_ink = np.sum(colour * opaque) > 0.5 * 3 * np.sum(opaque)
     return colour * opaque + (1 - opaque) * (1 - light_ink)
 
