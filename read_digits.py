@@ -197,6 +197,7 @@ def ink_parts(grey, width, ruled):
     dark = darkness(grey, width)
     lighter, light = np.percentile(dark[::2, ::2], (10, 25))             # of paper, even where ink fills half a picture
     noise = (light - lighter) / 0.607                                    # its standard deviation
+    light, noise = (light, noise) if noise < 0.3 else (lighter, 0)       # 0.3: paper has less, so it is ink's outline
     dark -= light + 0.674 * noise
     low = max(5 * noise, 0.06)
     for _ in ('all ink', 'what is dark enough'):
@@ -212,8 +213,7 @@ def without_frame(ink):
     """Ink (h, w) of bools without what is no digit at the photo's edge: what lies along it, such as a table, unless the
     photo is as narrow as a 1, and what is wider than digits are."""
     labels, num = ndimage.label(ink, EIGHT)
-    edge = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
-    touching = np.bincount(edge, minlength=num + 1)                                # how much of each part does
+    touching = np.bincount(np.concatenate([labels[0], labels[-1], *labels[1:-1, [0, -1]].T]), minlength=num + 1)
     h, w = np.array([(0, 0)] + [[side.stop - side.start for side in place] for place in ndimage.find_objects(labels)]).T
     along = touching > (0.9 if ink.shape[1] > 0.36 * ink.shape[0] else 2) * (h + w)
     return ink & ~((touching > 0) & (along | (w > 1.5 * h)))[labels]
