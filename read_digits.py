@@ -129,10 +129,8 @@ def load_photo(path):
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f'{path}: not a picture that can be read ({error}){advice}') from None
     colour, opaque = np.split(np.asarray(picture, np.float32) / 255, [3], axis=2)
-    if opaque.all():
-        return colour
-    light_ink = np.sum(colour * opaque) > 0.5 * 3 * np.sum(opaque)
-    return colour * opaque + (1 - opaque) * (1 - light_ink)
+    paper = np.sum(colour * opaque) <= 0.5 * 3 * np.sum(opaque)
+    return colour if opaque.all() else colour * opaque + (1 - opaque) * paper
 
 
 def lightness(photo):
@@ -210,12 +208,14 @@ def ink_parts(grey, width, ruled):
 
 
 def without_frame(ink):
-    """Ink (h, w) of bools without what is no digit at the photo's edge: what lies along it, such as a table, unless the
-    photo is as narrow as a 1, and what is wider than digits are."""
+    """Ink (h, w) of bools without what is no digit at the photo's edge: what is wider than digits are, and what lies
+    along it, such as a table, unless the photo is as narrow as a 1. A thick 8 cut off on all sides is not along one."""
     labels, num = ndimage.label(ink, EIGHT)
-    touching = np.bincount(np.concatenate([labels[0], labels[-1], *labels[1:-1, [0, -1]].T]), minlength=num + 1)
+    sides = [np.bincount(side, minlength=num + 1) for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1])]
     h, w = np.array([(0, 0)] + [[side.stop - side.start for side in place] for place in ndimage.find_objects(labels)]).T
+    touching = np.sum(sides, axis=0)
     along = touching > (0.9 if ink.shape[1] > 0.36 * ink.shape[0] else 2) * (h + w)
+    along &= (np.array(sides) > 0.9 * np.array([w, w, h, h])).any(axis=0)
     return ink & ~((touching > 0) & (along | (w > 1.5 * h)))[labels]
 
 

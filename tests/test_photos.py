@@ -181,6 +181,11 @@ def test_strokes_that_fill_much_of_the_picture_are_ink(light):
     assert text(read(1 - photo if light else photo)) == '7'
 
 
+@pytest.mark.parametrize('margin', [-15, -20])
+def test_light_ink_may_be_three_quarters_of_the_picture_and_cut_off_on_all_sides(margin):
+    assert text(read(1 - drawn(0, 0.3, margin, height=240))) == '0'
+
+
 @pytest.mark.parametrize('light', [False, True])
 def test_a_1_nearly_as_wide_as_the_picture_is_read(light):
     photo = np.ones((300, 30, 3))
