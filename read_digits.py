@@ -90,7 +90,7 @@ def scaled(box, longest):
 # ---------------------------------------------------------------------------------------------------------------
 
 LONGEST_SIDE = 1600                     # of the copy of a photo that is read, in pixels
-LEAST, ENOUGH = -0.3, 0.9               # sureness of a reading that may count, and that needs no other
+LEAST, ENOUGH = -0.3, 0.85               # sureness of a reading that may count, and that needs no other
 EIGHT = np.ones((3, 3))                 # pixels are neighbours along the diagonal, too
 BLUE, ORANGE = '#0072B2', '#D55E00'     # Okabe and Ito's palette, safe for colour-blind readers
 
