@@ -90,7 +90,7 @@ def scaled(box, longest):
 # ---------------------------------------------------------------------------------------------------------------
 
 LONGEST_SIDE = 1600                     # of the copy of a photo that is read, in pixels
-LEAST, ENOUGH = -0.3, 0.85               # sureness of a reading that may count, and that needs no other
+LEAST, ENOUGH, KNOWN = -0.3, 0.85, 0.45     # sureness that may count, and that needs no other; probability of no ?
 EIGHT = np.ones((3, 3))                 # pixels are neighbours along the diagonal, too
 BLUE, ORANGE = '#0072B2', '#D55E00'     # Okabe and Ito's palette, safe for colour-blind readers
 
@@ -211,11 +211,11 @@ def without_frame(ink):
     """Ink (h, w) of bools without what is no digit at the photo's edge: what is wider than digits are, and what lies
     along it, such as a table, unless the photo is as narrow as a 1. A thick 8 cut off on all sides is not along one."""
     labels, num = ndimage.label(ink, EIGHT)
-    sides = [np.bincount(side, minlength=num + 1) for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1])]
+    sides = np.array([np.bincount(side, minlength=num + 1) for side in (labels[0], labels[-1], *labels[:, [0, -1]].T)])
     h, w = np.array([(0, 0)] + [[side.stop - side.start for side in place] for place in ndimage.find_objects(labels)]).T
-    touching = np.sum(sides, axis=0)
+    touching = sides.sum(axis=0)
     along = touching > (0.9 if ink.shape[1] > 0.36 * ink.shape[0] else 2) * (h + w)
-    along &= (np.array(sides) > 0.9 * np.array([w, w, h, h])).any(axis=0)
+    along &= (sides > 0.9 * np.array([w, w, h, h])).any(axis=0)
     return ink & ~((touching > 0) & (along | (w > 1.5 * h)))[labels]
 
 
@@ -384,10 +384,10 @@ def sureness(digits, inks, total, shape):
 
 
 def character(digit):
-    """The class that the net finds most probable; `?` if the probability is below 0.45, or where digits touch so that
+    """The class that the net finds most probable; `?` if the probability is below KNOWN, or where digits touch so that
     they could not be cut: no digit is twice as wide as it is high."""
     h, w = ink_box(digit.image).shape
-    return str(digit.probabilities.argmax()) if digit.probabilities.max() >= 0.45 and w <= 2 * h else '?'
+    return str(digit.probabilities.argmax()) if digit.probabilities.max() >= KNOWN and w <= 2 * h else '?'
 
 
 def draw_reading(photo, lines):
@@ -406,12 +406,12 @@ def draw_reading(photo, lines):
         font = ImageFont.load_default(28)
     except TypeError:                                                # Pillow before 10.1 has a small one only
         font = ImageFont.load_default()
-    draw.text((8, -2), 'probability: blue at least 0.9, orange at least 0.45, black less', 'black', font)
+    draw.text((8, -2), f'probability: blue at least 0.9, orange at least {KNOWN}, black less', 'black', font)
     draw.text((8, lower - margin - 2), 'what the net was given, 28 x 28 pixels each', 'black', font)
     for row, line in enumerate(lines):
         for column, digit in enumerate(line):
             p, text = digit.probabilities.max(), character(digit)
-            colour = BLUE if p >= 0.9 else ORANGE if p >= 0.45 else 'black'
+            colour = BLUE if p >= 0.9 else ORANGE if p >= KNOWN else 'black'
             top, bottom, left, right = (scale * edge for edge in digit.box)
             draw.rectangle((left, margin + top, right, margin + bottom), outline=colour, width=3)
             draw.text((left, margin + top - 4), text, colour, font, 'ls', stroke_width=3, stroke_fill='white')
@@ -466,7 +466,7 @@ def get_parser():
     parser = argparse.ArgumentParser(
         prog='read_digits.py', description='Read photos of handwritten digits with a saved model.',
         epilog='The digits of a photo go to standard output, a line for each line of writing; ? is a digit whose best '
-               'probability is below 0.45. Next to photo.jpg, photo-read.png shows what was read where.')
+               f'probability is below {KNOWN}. Next to photo.jpg, photo-read.png shows what was read where.')
     parser.add_argument('photos', metavar='photo', nargs='+', help='a picture of digits on paper: JPEG, PNG and others')
     parser.add_argument('--show', action='store_true', help='also show what was read where in a window')
     parser.add_argument('--model', metavar='PATH', default='lenet.mat', help='the saved model (default: lenet.mat)')
